@@ -202,7 +202,7 @@ _PATHS = frozenset(
     }
 )
 """The options of endpoint strings that are paths."""
-_RAW_FIELD = re.compile(r"(?:\\.|[^:\\])*", re.DOTALL)
+_RAW_FIELD = re.compile(r"(?:\\.|[^:\\]|\\\Z)*", re.DOTALL)
 
 
 def in_folder(address: Address, folder: str, *, listens: bool) -> Address:

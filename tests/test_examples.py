@@ -22,7 +22,10 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
 
 import monconn
+from monconn.config.notify import NotifyUrl
 from monconn.faces.control.client import Client
+from monconn.sinks.notify.messages import make_message
+from monconn.sinks.notify.senders import DeliveryError, WebhookSender
 from monconn.testing import connect, make_monitor
 from tests import ROOT
 
@@ -78,7 +81,7 @@ ENDING = {
         r"\['1.3', '1.3'\]",
     ],
 }
-SERVING = {"wrap_echo.py", "wrap_web.py", "echo_with_control.py"}
+SERVING = {"wrap_echo.py", "wrap_web.py", "echo_with_control.py", "webhook_receiver.py"}
 ELSEWHERE = {  # which tests/faces/cli/test_inspect.py and tests/sinks/test_metrics.py run
     "control_client.py",
     "grafana-dashboard.json",
@@ -186,6 +189,17 @@ def test_the_echo_server_can_be_inspected_and_controlled(
             control.call("CloseConnections", ids=[row["id"]])
             assert client.recv(1) == b""
     assert not Path(where.removeprefix("unix:")).exists()
+
+
+def test_the_receiver_takes_only_what_is_signed() -> None:
+    with serving("webhook_receiver.py") as process:
+        url = NotifyUrl(read_until(process, r"receiving at (http://127\.0\.0\.1:\d+)")[1])
+        for key in (b"change me, please", None):
+            with pytest.raises(DeliveryError, match="answered 401"):
+                WebhookSender(url, key).send(make_message("outage", "forged", {}))
+        WebhookSender(url, b"change me please").send(make_message("outage", "it is so", {}))
+        assert process.stdout is not None
+        assert process.stdout.readline() == "outage it is so\n"
 
 
 # -- the pages

@@ -221,6 +221,8 @@ class ConfigFile:
     """The file's name."""
     root: Node
     """What is written in it and in those that it includes, with their names and lines."""
+    sources: tuple[str, ...] = ()
+    """The names of all files, the main one first."""
     stamps: dict[str, Stamp | None] = attrs.field(factory=dict, repr=False)
     """The absolute paths of all files, the main one first, and how each was before it was read;
     none if it is a text."""
@@ -242,11 +244,6 @@ class ConfigFile:
     def path(self) -> str:
         """The main file's absolute path; empty for a text."""
         return next(iter(self.stamps), "")
-
-    @property
-    def sources(self) -> list[str]:
-        """The names of the files that sections and services are from, the main one first."""
-        return _sources(self.root, self.source)
 
     def node_at(self, path: Path) -> Node | None:
         """What is written at a path; None if nothing is."""
@@ -291,7 +288,7 @@ def load_file(path: str | os.PathLike[str]) -> ConfigFile:
     """
     source = os.fspath(path)
     tree = read_tree(path)
-    file = _configured(tree.root, source, tree.problems, tree.stamps)
+    file = _configured(tree.root, tree.sources, tree.problems, tree.stamps)
     says_nothing = file.is_go_style or file.node_at(("state",)) is None
     # What comes through a pipe has no lasting name by which its state could be found again.
     if says_nothing and os.path.isfile(source):
@@ -316,15 +313,16 @@ def parse_file(text: str, source: str) -> ConfigFile:
         assert isinstance(root, Mapping)
         line = root.lines[INCLUDE]
         problems.append(Problem(source, line, INCLUDE, "is for a file: a text is in no folder"))
-    return _configured(root, source, problems)
+    return _configured(root, [source], problems)
 
 
 def _configured(
     root: Node | None,
-    source: str,
+    sources: list[str],
     problems: list[Problem],
     stamps: dict[str, Stamp | None] | None = None,
 ) -> ConfigFile:
+    source = sources[0]
     if root is None:
         raise ConfigError(problems or [Problem(source, None, "", _NO_SERVICES)])
     try:
@@ -336,24 +334,13 @@ def _configured(
             for name, line, path, text in places
         ]
     if problems:
-        order = {name: number for number, name in enumerate(_sources(root, source))}
+        order = {name: number for number, name in enumerate(sources)}
         raise ConfigError(
             sorted(
                 problems, key=lambda each: (order.get(each.source, 0), each.line or 0, each.path)
             )
         )
-    return ConfigFile(config, source, root, stamps or {})
-
-
-def _sources(root: Node, source: str) -> list[str]:
-    """The names of the files that sections and services are from, the main one first."""
-    names = [source]
-    if isinstance(root, Mapping):
-        for node in root.nodes.values():
-            names.append(node.source.name)
-            if isinstance(node, Mapping):
-                names += [each.source.name for each in node.nodes.values()]
-    return list(dict.fromkeys(names))
+    return ConfigFile(config, source, root, tuple(sources), stamps or {})
 
 
 def from_pairs(pairs: Iterable[str], *, record: bool = False) -> Config:

@@ -45,12 +45,14 @@ class Tree:
 
     :param root: None if the main file is empty, or cannot be read.
     :param problems: those with the files and their YAML.
+    :param sources: the names of all files, in the order in which they were read.
     :param stamps: the absolute paths of all files, in the order in which they were read, and how
         each was before.
     """
 
     root: Node | None = None
     problems: list[Problem] = attrs.field(factory=list)
+    sources: list[str] = attrs.field(factory=list)
     stamps: dict[str, Stamp | None] = attrs.field(factory=dict)
 
 
@@ -82,6 +84,7 @@ class _Reading:
         """Read the main file, which may also be a pipe."""
         # Absolute: a daemon changes its directory, and the file is read again.
         source = Source(path, os.path.dirname(os.path.abspath(path)))
+        self._tree.sources.append(path)
         self._tree.stamps[os.path.abspath(path)] = stamp(path)
         try:
             content = read_until_end(path, yamlmap.MAX_CHARACTERS)
@@ -202,6 +205,7 @@ class _Reading:
         content = b""
         if message is None:
             self._places[real] = f"{node.source.name}:{node.line}"
+            self._tree.sources.append(name)
             self._tree.stamps[path] = stamp(path)
             try:
                 content = read_file(path, yamlmap.MAX_CHARACTERS)

@@ -123,7 +123,9 @@ FORCED: frozenset[Reason | None] = frozenset(("operator", "blocked", "stopping")
 GOOD_ENDS: frozenset[Reason | None] = ORDERLY | {"idle_timeout", "read_timeout", None}
 """Ends after which a connection is no part of a storm: in good order, or by a limit on silence, to
 which pools of connections leave those that they do not need."""
-NO_ATTEMPTS: frozenset[Refusal | None] = frozenset(("blocked", "stopping"))
+NO_ATTEMPTS: frozenset[Refusal | None] = frozenset(
+    ("blocked", "not_allowed", "draining", "stopping")
+)
 """Refusals that are meant: clients that go on trying are no storm."""
 
 

@@ -75,6 +75,11 @@ class Admission:
         self._bucket: TokenBucket | None = None
         self._buckets: ClientBuckets | None = None
         self._has_rules = False
+        # Asked for each client, so that those whom no such rule concerns cost no call.
+        self.counts_clients = False
+        """Whether :meth:`opened` and :meth:`closed` are to be called."""
+        self.may_wait = False
+        """Whether :meth:`is_full` or :meth:`waits_until` may leave clients waiting."""
         self.configure(rules, prefixes, {}, 0.0)
 
     def configure(
@@ -102,7 +107,7 @@ class Admission:
         elif self._buckets is None or not same_clients:
             self._buckets = ClientBuckets(rules.per_ip_rate)
         elif rules.per_ip_rate != before.per_ip_rate:
-            self._buckets = self._buckets.with_rate(rules.per_ip_rate, now)
+            self._buckets.set_rate(rules.per_ip_rate, now)
         if not (rules.ip_limit or rules.per_ip_limit):
             self._by_client = None
         elif self._by_client is None or not same_clients:
@@ -110,6 +115,9 @@ class Admission:
             for ip, count in connections_by_ip.items():
                 client = prefixes.client_of(ip)
                 self._by_client[client] = self._by_client.get(client, 0) + count
+        self.counts_clients = self._by_client is not None
+        waiting = [key for key in ("conn_limit", "rate") if key not in rules.dry_run]
+        self.may_wait = rules.when_full == "wait" and any(getattr(rules, key) for key in waiting)
         self._has_rules = any(
             (
                 rules.allow,

@@ -22,7 +22,7 @@ from monconn.clock import Clock
 from monconn.log import Logger
 from monconn.model.reasons import Direction
 from monconn.monitor.deadlines import Deadlines
-from monconn.policy.buckets import ByteBucket
+from monconn.policy.buckets import MOST_QUANTUM, ByteBucket
 from monconn.policy.rules import Rules
 from monconn.turns import in_turns
 
@@ -134,6 +134,7 @@ class Throttle:
         """
         if self._held_since is None or self._must_wait(now):
             return False
+        self._limits.leave(self)  # it waits there if the bucket has been taken away
         self._limits.held_seconds += now - self._held_since
         self._held_since = None
         try:
@@ -216,8 +217,8 @@ class DirectionLimits:
         :param own: the connection's bucket.
         """
         if self.shared is None:
-            assert own is not None
-            return own.quantum()
+            # With neither, what was limited has not learnt yet that it is not any more.
+            return MOST_QUANTUM if own is None else own.quantum()
         shared = self.shared.quantum(1 + len(self._waiting))
         return shared if own is None else min(shared, own.quantum())
 

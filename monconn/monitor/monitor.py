@@ -60,7 +60,7 @@ from monconn.monitor.spread import MOST_SPREADS, Spread
 from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.monitor.watchers import Watch
 from monconn.monitor.why import Why, why_in_steps
-from monconn.policy.block_files import BlockFile, with_newer
+from monconn.policy.block_files import BlockFile, faults, with_newer
 from monconn.policy.blocks import CONFIGURED, Block, BlockChange, Blocks, network_order
 from monconn.policy.mentions import mentions
 from monconn.policy.networks import ips_within, matcher
@@ -480,7 +480,8 @@ class Monitor:
         record = connection.record
         self._live[record.id] = connection
         self._live_by_ip[record.client_ip] = self._live_by_ip.get(record.client_ip, 0) + 1
-        self.admission.opened(record.client_ip)
+        if self.admission.counts_clients:
+            self.admission.opened(record.client_ip)
         self._ended.opened += 1
         self.clients.opened(record)
         if self.policy.recorder is not None:
@@ -560,7 +561,8 @@ class Monitor:
             self._live_by_ip[record.client_ip] = left
         else:
             del self._live_by_ip[record.client_ip]
-        self.admission.closed(record.client_ip)
+        if self.admission.counts_clients:
+            self.admission.closed(record.client_ip)
         record.state = "closed"
         record.closed, record.closed_at = self.clock.seconds(), time.time()
         self._ended.up += record.up
@@ -609,6 +611,8 @@ class Monitor:
             return True
         if self.draining:
             return False  # it is refused: a place would not be for it
+        if not self.admission.may_wait:  # asked twice for each client
+            return False
         if self.is_full():
             return True
         now = self.clock.seconds()
@@ -950,6 +954,11 @@ class Monitor:
         found = [each for each in self._blocks.in_force() if not each.is_over(now)]
         return sorted(found, key=lambda each: network_order(each.network))
 
+    def unreadable_files(self) -> list[str]:
+        """Why files of ``block_files`` cannot be read now; what they listed before is in force."""
+        files = self.policy.rules.block_files
+        return [faults[each.path] for each in files if each.path in faults]
+
     def iter_blocks(self) -> Iterator[Block]:
         """The same in no order, for work in steps; some may have ended by the time they come."""
         return self._blocks.in_force()
@@ -1201,14 +1210,21 @@ class Monitor:
         :returns: how many will be ended.
         :raises QuestionError: there are too many such orders already.
         """
+        self.check_spread()
+        chosen = [each for each in connection_ids if each in self._live]
+        self._spread("operator", chosen, seconds, reset=reset)
+        return len(chosen)
+
+    def check_spread(self) -> None:
+        """Check that :meth:`close_spread` would do one thing more.
+
+        :raises QuestionError: there are too many such orders already.
+        """
         if len(self._spreads) >= MOST_SPREADS:
             raise QuestionError(
                 f"{self.name} ends connections by {MOST_SPREADS} orders already: wait for one of"
                 f" them, or resume {self.name}, which ends them"
             )
-        chosen = [each for each in connection_ids if each in self._live]
-        self._spread("operator", chosen, seconds, reset=reset)
-        return len(chosen)
 
     def _not_ending(self) -> list[int]:
         return [

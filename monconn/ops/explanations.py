@@ -845,7 +845,7 @@ _ALARMS = (
         (
             Step("Which errors, since when?", "monconn list --closed service:SERVICE"),
             Step("Does it answer from this host?", "nc -vz BACKEND-HOST PORT"),
-            Step("Is the address right?", "monconn check -c FILE"),
+            Step("Is the address right?", "monconn check FILE"),
         ),
         see="devices.md#backend_down",
     ),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import attrs
 from twisted.python.failure import Failure
 
 from monconn.clock import Clock
@@ -202,7 +203,7 @@ class Feed(Observer):
 
     def alarmed(self, alarm: Alarm) -> None:
         """Implements ``IObserver.alarmed``."""
-        self._happened("alarm", alarm.service, lambda: AlarmRow(**alarm.snapshot()))
+        self._happened("alarm", alarm.service, lambda: _alarm_row(alarm))
 
     def acted(self, action: Action) -> None:
         """Implements ``IActionObserver.acted``."""
@@ -259,6 +260,13 @@ class Feed(Observer):
     def _failed(self, failure: Failure) -> None:
         self._is_delivering = False
         self._log.failure("events are lost", failure)
+
+
+def _alarm_row(alarm: Alarm) -> AlarmRow:
+    # Own code may raise alarms with figures of its own, which no row has a field for.
+    values = alarm.snapshot()
+    names = {each.name for each in attrs.fields(AlarmRow)}
+    return AlarmRow(**{name: each for name, each in values.items() if name in names})
 
 
 def _asks_for_half_closes(filter: Filter | None) -> bool:

@@ -44,6 +44,18 @@ def service_state_text(service: Mapping[str, Any]) -> str:
     return f"{state} {format_duration(max(0, round(seconds)))}"
 
 
+_SERVICE_ALARMS = Column(
+    "alarms",
+    "ALARMS",
+    "list",
+    importance=1,
+    width=12,
+    max_width=20,
+    help="What is wrong with it: backend_down, outage.",
+    is_for_some=True,
+)
+
+
 @attrs.frozen(slots=False)
 class ServiceRow(Row):
     """One service in figures."""
@@ -59,7 +71,8 @@ class ServiceRow(Row):
             value=service_state_text,
         ),
         *("listen", "backend", "connections", "ip_count", "total", "refused", "up"),
-        *("down", "uptime", "alarms"),
+        *("down", "uptime"),
+        _SERVICE_ALARMS,
     )
     # The IPs are a list of their own.
     NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"ips", "state", "paused_until"})
@@ -126,7 +139,7 @@ class ServiceRow(Row):
         optional=True,
         importance=7,
         width=12,
-        help="What is wrong with it now, beside alarms of single devices.",
+        help="What is wrong with it: backend_down, outage.",
     )
 
 

@@ -49,6 +49,11 @@ class WhyRow(Row):
     connections: int = field(unit="count", help="Live connections of the client.")
     since: str | None = field(unit="time", nullable=True, help="The opening of the oldest.")
     ids: list[int] = field(unit="list", help="Their ids, ten at most, the oldest first.")
+    unreadable_files: list[str] | None = field(
+        unit="list",
+        optional=True,
+        help="Why files of block_files cannot be read now.",
+    )
     rules: list[dict[str, Any]] = field(
         unit="list", help="Each rule that is set, in the order in which they are asked."
     )
@@ -78,6 +83,8 @@ def _of_service(row: Json, width: int | None) -> Iterator[str]:
         pairs.append(("auto_block", _auto_block(row["auto_block"])))
     if not row["rules"]:
         pairs.append(("rules", "none is set"))
+    for fault in row.get("unreadable_files") or ():
+        pairs.append(("block_files", f"{fault}: what it listed before is in force"))
     for name, text in pairs:
         yield from beside(f"  {name}", _MARGIN + 2, text, width)
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import attrs
+
 from monconn.policy.quantities import Rate
 
 MOST_CLIENTS = 65_536
 """Clients that a :class:`ClientBuckets` remembers: 100 bytes for each."""
+MOST_CHANGES = 16
+"""Changes of a rate that are remembered: a bucket that was not used since before the first of them
+is taken for one that was used just before it."""
 
 
 class TokenBucket:
@@ -19,9 +24,10 @@ class TokenBucket:
     :param rate: of tokens.
     """
 
-    __slots__ = ("_full_at", "_interval", "_tolerance")
+    __slots__ = ("_full_at", "_interval", "_tolerance", "rate")
 
     def __init__(self, rate: Rate) -> None:
+        self.rate = rate
         self._interval = 1 / rate.per_second
         # And a millionth: the sum of many intervals is not quite their product.
         self._tolerance = (rate.burst - 1 + 1e-6) * self._interval
@@ -67,23 +73,36 @@ class ClientBuckets:
         self.rate = rate
         self._most = most
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._changes: list[tuple[float, Rate, Rate]] = []
 
     def __len__(self) -> int:
         return len(self._buckets)
 
     def has(self, client: str, now: float) -> bool:
         """Whether a client has a token."""
-        bucket = self._buckets.get(client)
+        bucket = self._bucket(client)
         return bucket is None or bucket.has(now)
+
+    def _bucket(self, client: str) -> TokenBucket | None:
+        bucket = self._buckets.get(client)
+        if bucket is None or bucket.rate is self.rate:
+            return bucket
+        # To change the rate of 65,536 at once would take a third of a second.
+        known = (number for number, each in enumerate(self._changes) if each[1] is bucket.rate)
+        for at, _, rate in self._changes[next(known, 0) :]:
+            bucket = bucket.with_rate(rate, at)
+        self._buckets[client] = bucket
+        return bucket
 
     def take(self, client: str, now: float) -> None:
         """Take one of a client's tokens, which there must be."""
-        bucket = self._buckets.pop(client, None)
+        bucket = self._bucket(client)
         if bucket is None:
             bucket = TokenBucket(self.rate)
             self._drop_full(now)
         bucket.take(now)
         self._buckets[client] = bucket
+        self._buckets.move_to_end(client)
 
     def _drop_full(self, now: float) -> None:
         # Two for each that is added: so the full ones are gone before there are too many.
@@ -91,26 +110,28 @@ class ClientBuckets:
             if not self._buckets:
                 return
             oldest = next(iter(self._buckets))
-            if len(self._buckets) < self._most and self._buckets[oldest].used(now):
+            if len(self._buckets) < self._most and self.used(oldest, now):
                 return
             del self._buckets[oldest]
 
     def next_at(self, client: str, now: float) -> float:
         """When a client has a token (monotonic seconds); ``now`` if it has one."""
-        bucket = self._buckets.get(client)
+        bucket = self._bucket(client)
         return now if bucket is None else bucket.next_at(now)
 
     def used(self, client: str, now: float) -> float:
         """How many of a client's tokens are missing."""
-        bucket = self._buckets.get(client)
+        bucket = self._bucket(client)
         return 0.0 if bucket is None else bucket.used(now)
 
-    def with_rate(self, rate: Rate, now: float) -> ClientBuckets:
-        """The same clients with buckets of another rate."""
-        other = ClientBuckets(rate, self._most)
-        for client, bucket in self._buckets.items():
-            other._buckets[client] = bucket.with_rate(rate, now)
-        return other
+    def set_rate(self, rate: Rate, now: float) -> None:
+        """Have buckets of another rate, in which as many tokens are missing, but at most all.
+
+        Each gets it when it is used next, as if it had had it from now on.
+        """
+        rate = attrs.evolve(rate)  # told from the same rate at another time
+        self._changes = [*self._changes[1 - MOST_CHANGES :], (now, self.rate, rate)]
+        self.rate = rate
 
 
 BURST_SECONDS = 0.1

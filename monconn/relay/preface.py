@@ -5,9 +5,10 @@ server name) or its protocol. Then admission and dialling go on as usual, and th
 byte that the preface did not consume, once. A service without a preface does not use this module.
 
 While they wait, clients take no slot of the service, as the address that is to be limited is not
-known yet. Their number, bytes and time are bounded separately. A client that never completes its
-preface is admitted or refused by its socket's address, so that it is counted and logged; such a
-connection ends at once:
+known yet. Their number, bytes and time are bounded separately. Once its preface is complete, a
+client is judged: it has been accepted, so one that finds ``conn_limit`` or ``rate`` used up by then
+is refused, whatever ``when_full`` says. A client that never completes its preface is admitted or
+refused by its socket's address, so that it is counted and logged; such a connection ends at once:
 
 - ``read_timeout``: it sent too little within the preface's time, or had to make room for others,
 - ``client_closed``, ``client_reset``, ``client_lost``: it ended before it had sent enough,

@@ -670,6 +670,15 @@ def test_a_device_that_is_refused_again_and_again_is_a_storm(world: World) -> No
     connection.end()
 
 
+def test_a_device_that_tries_although_it_is_not_allowed_is_no_storm(world: World) -> None:
+    world.enter().end("client_reset")
+    world.monitor.apply(Policy.of(allow=["192.0.2.0/24"]))
+    for _ in range(50):
+        assert world.monitor.admit("10.0.0.1:1", "10.0.0.1") is None
+        world.wait(1.0)
+    assert world.kinds() == []
+
+
 def test_a_device_that_tries_although_it_is_blocked_is_no_storm(world: World) -> None:
     world.enter().end("client_reset")
     world.monitor.block("10.0.0.1")

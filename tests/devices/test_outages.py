@@ -56,7 +56,7 @@ def test_many_silent_devices_are_one_outage() -> None:
     (alarm,) = fleet.raised()
     assert (alarm.kind, alarm.device, alarm.is_over) == ("outage", "", False)
     assert alarm.detail == (
-        "40 of 40 devices are missing: 40 silent, since 37.0s ago; in common: backend 10.9.9.9:80"
+        "40 of 40 devices are missing: 40 silent, for 37.0s; in common: backend 10.9.9.9:80"
     )
     shown = alarm.snapshot()
     assert shown["devices"] == shown["devices_of"] == MANY
@@ -117,7 +117,7 @@ def test_lost_devices_are_missing_until_they_are_back() -> None:
     assert fleet.raised() == [], "it is not known yet how many there are"
     fleet.wait(10.0)
     (alarm,) = fleet.raised()
-    assert alarm.detail.startswith("40 of 40 devices are missing: 40 lost, since 6.00s ago")
+    assert alarm.detail.startswith("40 of 40 devices are missing: 40 lost, for 6.00s")
     back = list(fleet.connections)[:31]
     for ip in back:
         fleet.enter(ip)

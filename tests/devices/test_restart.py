@@ -14,6 +14,7 @@ import pytest_twisted
 from twisted.internet.task import deferLater
 
 from monconn.config.sections import HistoryConfig
+from monconn.model.alarms import Alarm
 from monconn.policy.devices import DeviceRules
 from monconn.policy.policy import Policy
 from monconn.sinks.history.query import HistoryFilter, events, open_read_only
@@ -362,3 +363,24 @@ def test_another_prefix_makes_other_devices() -> None:
     assert (row["device"], row["connections"]) == ("10.0.0.0/24", 1)
     connection.end()
     assert world.row()["connections"] == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_alarms_of_services_that_the_last_run_has_left_open_are_over(path: Path) -> None:
+    """Nobody knows any more whether the backend is down: it may raise another one."""
+    run = Run(path)
+    await run.restored()
+    for kind, is_over in (("backend_down", False), ("outage", False), ("outage", True)):
+        run.monitor.alarm(Alarm(kind, "web", "", time.time(), is_over, "so"))  # type: ignore[arg-type]
+    await run.saved()
+    await run.kill()
+    after = Run(path, start=5000.0)
+    await after.restored()
+    await after.saved()
+    assert sorted(after.alarm_events()) == [
+        ("", False, "so"),
+        ("", False, "so"),
+        ("", True, "monconn was restarted"),
+        ("", True, "so"),
+    ]
+    await after.stop()

@@ -274,14 +274,18 @@ class World:
         self.senders: list[Sender] = []
 
     def apply(self, shared: int, each: int) -> None:
+        """Each connection learns of it, some of them later."""
         self.limits.configure(shared, each)
         for sender in self.senders:
-            if self.limits:
-                sender.throttle.configured(self.clock.seconds())
+            self.clock.callLater(0.001 * len(self.senders), self._learn, sender)
+
+    def _learn(self, sender: Sender) -> None:
+        if sender in self.senders:
+            sender.throttle.configured(self.clock.seconds())
 
     def check(self) -> None:
         for sender in self.senders:
-            if self.limits and sender.throttle.is_held:
+            if sender.throttle.is_held:
                 assert is_waited_for(sender, self.limits)
         assert all(not each.throttle.is_held for each in self.senders) or self.clock.calls
 
@@ -298,8 +302,7 @@ def test_who_is_on_hold_is_woken(data: st.DataObject) -> None:
             later = data.draw(st.booleans())
             world.senders.append(Sender(world.clock, world.limits, 0, reads_later=later))
         elif action == "apply":
-            shared, each = data.draw(rates), data.draw(rates)
-            world.apply(shared, each or (KIB if not shared else 0))
+            world.apply(data.draw(rates), data.draw(rates))
         elif action == "wait":
             world.clock.advance(data.draw(st.sampled_from([0, 0.005, 0.02, 0.5])))
         elif world.senders:

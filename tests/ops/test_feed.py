@@ -43,6 +43,19 @@ def test_everything_that_happens_is_an_event() -> None:
     assert events[2].to_json()["text"].startswith("closed 1 connection (id ")
 
 
+def test_an_alarm_of_a_service_has_its_figures() -> None:
+    world = World("web")
+    events: list[FeedEvent] = []
+    world.operations.subscribe(events.append, filter="reason:outage")
+    figures = {"devices": 7, "devices_of": 9, "network": "10.1.0.0/16", "own": "not shown"}
+    alarm = Alarm("outage", "web", "", 1.0, False, "many", subject="10.1.0.0/16", figures=figures)
+    world.registry.get("web").alarm(alarm)
+    (event,) = events
+    sent = event.to_json()
+    assert (sent["device"], sent["subject"], sent["devices"]) == ("", "10.1.0.0/16", 7)
+    assert "own" not in sent
+
+
 def test_a_subscriber_gets_what_it_asked_for() -> None:
     world = World("web", "ssh")
     of_ssh: list[FeedEvent] = []

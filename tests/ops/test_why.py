@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from monconn.errors import AddressError, UnknownConnection, UnknownService
 from monconn.ops.operations import Operations
 from monconn.ops.text_table import cell_width
 from monconn.ops.why_rows import WhyRow, why_lines
+from monconn.policy.block_files import faults
 from monconn.policy.policy import Policy
 from monconn.run.application import Application
 
@@ -165,3 +167,20 @@ def test_each_outcome_is_a_sentence() -> None:
     monitor.resume()
     monitor.drain()
     assert head() == "be refused: the service is draining"
+
+
+def test_a_file_of_networks_that_cannot_be_read_is_told(
+    configured: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "blocked"
+    file.write_text("10.0.0.0/8\n")
+    mqtt = configured.registry.get("mqtt")
+    mqtt.apply(mqtt.policy.changed(block_files=[str(file)]))
+    (row,) = rows_of(configured, "10.0.0.1", "mqtt")
+    assert (row.refusal, row.unreadable_files) == ("blocked", None)
+    assert row.rules[0]["origin"] == f"{file}:1"
+    monkeypatch.setitem(faults, str(file), f'"{file}" cannot be read: gone')
+    (row,) = rows_of(configured, "10.0.0.1", "mqtt")
+    assert row.unreadable_files == [f'"{file}" cannot be read: gone']
+    text = " ".join(why_lines([row.to_json()], None))
+    assert f'block_files   "{file}" cannot be read: gone: what it listed before is in force' in text

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monconn.policy.buckets import ClientBuckets, TokenBucket
+from monconn.policy.buckets import MOST_CHANGES, ClientBuckets, TokenBucket
 from monconn.policy.quantities import Rate
+from tests.counting import calls_in_python
 from tests.properties import examples
 
 NOW = 1000.0
@@ -66,6 +67,53 @@ def test_clients_are_apart_and_forgotten_once_full() -> None:
     buckets.take("b", NOW + 10)  # by then a's is full
     assert len(buckets) == 1
     assert buckets.used("a", NOW + 10) == 0
+
+
+RATES = (Rate(10), Rate(1, burst=5), Rate(1, 60.0, 3), Rate(100, burst=2))
+
+
+@settings(max_examples=examples(100))
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 20), st.sampled_from(("take", "set_rate")), st.integers(0, 3)),
+        max_size=60,
+    )
+)
+def test_another_rate_is_as_if_all_had_it_at_once(steps: list[tuple[float, str, int]]) -> None:
+    buckets = ClientBuckets(RATES[0])
+    model = [TokenBucket(RATES[0]) for _ in range(4)]
+    now = NOW
+    changes = 0
+    for pause, what, number in steps:
+        now += pause
+        if what == "set_rate":
+            changes += 1
+            if changes > MOST_CHANGES:
+                break
+            buckets.set_rate(RATES[number], now)
+            model = [each.with_rate(RATES[number], now) for each in model]
+        else:
+            assert buckets.has(str(number), now) == model[number].has(now)
+            if model[number].has(now):
+                buckets.take(str(number), now)
+                model[number].take(now)
+    for number, each in enumerate(model):
+        assert buckets.used(str(number), now) == pytest.approx(each.used(now))
+        assert buckets.next_at(str(number), now) == pytest.approx(each.next_at(now))
+
+
+def test_another_rate_costs_no_more_with_many_clients() -> None:
+    calls = []
+    for count in (10, 1000):
+        buckets = ClientBuckets(RATES[0])
+        for number in range(count):
+            buckets.take(str(number), NOW)
+        calls.append(calls_in_python(lambda made=buckets: made.set_rate(RATES[1], NOW)))  # type: ignore[misc]
+    assert calls[0] == calls[1]
+    for number in range(MOST_CHANGES * 2):
+        buckets.set_rate(RATES[number % 4], NOW)
+    assert len(buckets._changes) == MOST_CHANGES
+    assert buckets.used("1", NOW) == pytest.approx(1)
 
 
 def test_most_clients_are_bounded() -> None:

@@ -26,6 +26,7 @@ from twisted.internet.threads import deferToThread
 
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
+from monconn.policy.quantities import Rate
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import Timeouts
 from monconn.relay.ends import HOLD_PAUSE
@@ -634,6 +635,22 @@ def those_who_wait_for_a_slot_are_refused_by_a_service_that_stops(world: World) 
     assert len(world.monitor) == 1
     to_the_end_of_pair(clients[0], backend)
     world.closed()
+
+
+@case("tls_to_plain", rules=Rules(rate=Rate(2, 3600.0), per_ip_rate=Rate(3, 3600.0)))
+def who_was_let_in_before_the_handshake_uses_up_no_more_of_a_rate_after_it(world: World) -> None:
+    tries = [world.raw_client() for _ in range(3)]
+    until(lambda: len(handshakes(world)) == 2)  # the third waits in the accept queue
+    clients = [world._keep(TlsSocket(sock, tls_client())) for sock in tries[:2]]
+    pairs = [(client, world.backend()) for client in clients]
+    until(lambda: (len(world.monitor), len(handshakes(world))) == (2, 0))
+    # The third of the client's own three was not used up by the second look at the others.
+    world.on_reactor(world.monitor.apply, world.monitor.policy.changed(rate=None))
+    pairs.append((world._keep(TlsSocket(tries[2], tls_client())), world.backend()))
+    assert world.monitor.stats()["refused"] == 0
+    for client, backend in pairs:
+        to_the_end_of_pair(client, backend)
+    world.closed(3)
 
 
 @case("tls_to_plain", rules=Rules(conn_limit=1))

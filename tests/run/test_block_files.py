@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from monconn.policy.policy import Policy
 from monconn.run import block_files as watching
 from monconn.run.block_files import MOST_LOOKS, WATCH_SECONDS, BlockFileWatch
 from tests.logged import logged_lines
+
+HANG_SECONDS = 30.0
 
 
 class Inline:
@@ -128,6 +132,7 @@ def test_a_file_that_is_lost_keeps_what_it_listed(world: World) -> None:
         fault = f'"{world.file}" cannot be read: no such file or directory'
         assert block_files.faults == {str(world.file): fault}
         assert lines == [f"{fault}: what it listed before stays blocked"]
+        assert monitor.unreadable_files() == [fault]
         assert networks(monitor) == ["10.0.0.1/32"]
         world.write("10.0.0.1\n10.0.0.2\n")
         world.look()
@@ -238,3 +243,19 @@ def test_what_is_read_while_it_stops_is_dropped(
     assert networks(monitor) == ["10.0.0.1/32"]
     world.watch.startService()
     world.look(3)
+
+
+def test_in_a_thread_of_its_own(tmp_path: Path) -> None:
+    """With a real thread; what it has found is put in force in the reactor's."""
+    calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
+    world = World(tmp_path / "blocked")
+    world.callFromThread = lambda call, *args: calls.put(partial(call, *args))  # type: ignore[method-assign]
+    world.write("10.0.0.1\n")
+    monitor = world.monitor()
+    world.write("10.0.0.2\n")
+    for _ in range(2):
+        world.look(1)
+        calls.get(timeout=HANG_SECONDS)()
+    assert networks(monitor) == ["10.0.0.2/32"]
+    assert [str(each) for each in monitor.blocks()] == ["10.0.0.2/32"]
+    world.watch.stopService()

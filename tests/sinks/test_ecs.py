@@ -436,6 +436,20 @@ def test_an_alarm_of_a_device_with_a_name() -> None:
     assert alarm["message"] == "pump-7 (192.0.2.1) duplicate alarm: twice"
 
 
+def test_an_alarm_of_the_service_itself() -> None:
+    sink = MemorySink()
+    log = make_log(sink)
+    figures = {"backend": "10.9.9.9:80", "attempts": 3}
+    alarm = Alarm(
+        "backend_down", "web", "", NOON, False, "gone", subject="10.9.9.9:80", figures=figures
+    )
+    log.alarmed(alarm)
+    (line,) = lines_of(log, sink)
+    assert line["message"] == "backend_down alarm: gone"
+    assert (line["monconn"]["subject"], line["monconn"]["attempts"]) == ("10.9.9.9:80", 3)
+    assert "client" not in line
+
+
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_an_alarm_that_goes_on_is_no_new_one(goes_on: bool) -> None:
     sink = MemorySink()

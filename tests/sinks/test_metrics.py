@@ -35,7 +35,7 @@ from monconn.config.sections import MetricsConfig
 from monconn.errors import ListenError
 from monconn.histogram import Histogram
 from monconn.model import tcpinfo
-from monconn.model.alarms import ALARM_KINDS, Alarm
+from monconn.model.alarms import ALARM_KINDS, SERVICE_ALARM_KINDS, Alarm
 from monconn.model.reasons import REASONS, REFUSALS, Reason
 from monconn.model.record import PROTOCOLS, ConnectionRecord
 from monconn.monitor.interfaces import IConnection
@@ -43,6 +43,7 @@ from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.net.sockets import TCP_INFO_BYTES
 from monconn.policy.policy import SETTINGS, Policy
+from monconn.policy.quantities import Bandwidth
 from monconn.policy.rules import Rules
 from monconn.policy.sides import Sides
 from monconn.policy.timeouts import Timeouts
@@ -51,6 +52,7 @@ from monconn.sinks.metrics import http as metrics_http
 from monconn.sinks.metrics.families import Families, _time_limits, encoder_for
 from monconn.sinks.metrics.figures import DECODED_AT_ONCE, ServiceFigures
 from monconn.sinks.metrics.service import MetricsService
+from monconn.sinks.notify.output import OutputTotals
 from monconn.turns import TurnMeter
 from tests import ROOT
 from tests.counting import calls_in_python
@@ -110,6 +112,7 @@ class Program:
             self.registry.new(name, clock=self.clock)
         self.drops: dict[str, int] = {}
         self.captures: CaptureTotals | None = None
+        self.outputs: dict[int, OutputTotals] = {}
         config = MetricsConfig(FREE_PORT)
         reactor = object() if turns is None else SimpleNamespace(turn_meter=turns)
         self.service = MetricsService(
@@ -119,6 +122,7 @@ class Program:
             self.clock,
             lambda: self.drops,
             captures=lambda: self.captures,
+            outputs=lambda: self.outputs,
         )
 
     def text(self, accept: str = "") -> str:
@@ -170,6 +174,18 @@ def test_a_service_without_clients_has_every_figure_at_0() -> None:
         "monconn_reactor_lag_max_seconds",
     ]
     assert {name: values.get(name) for name in expected} == dict.fromkeys(expected, 0.0)
+
+
+def test_time_on_hold_for_bandwidth_is_there_once_there_was_a_bandwidth() -> None:
+    program = Program("web")
+    name = 'monconn_bandwidth_held_seconds_total{direction="down",service="web"}'
+    assert name not in program.values()
+    monitor = program.registry.get("web")
+    monitor.rules = Rules(bandwidth=Bandwidth(down=5000))
+    assert program.values()[name] == 0
+    assert monitor.bandwidth is not None
+    monitor.bandwidth.down.held_seconds = 2.5
+    assert program.values()[name] == 2.5
 
 
 def test_files_that_were_lost_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,6 +337,27 @@ def test_what_observers_dropped() -> None:
     values = program.values()
     assert values['monconn_observer_dropped_total{observer="json_log"}'] == 7
     assert values['monconn_observer_dropped_total{observer="history"}'] == 0
+
+
+def test_notifications() -> None:
+    program = Program("web")
+    assert "notify" not in program.text()
+    program.outputs = {1: OutputTotals(5, 1, 2, 3)}
+    values = program.values()
+    assert values['monconn_notify_messages_total{output="1",result="sent"}'] == 5
+    assert values['monconn_notify_messages_total{output="1",result="failed"}'] == 1
+    assert values['monconn_notify_messages_total{output="1",result="dropped"}'] == 2
+    assert values['monconn_notify_queued{output="1"}'] == 3
+
+
+def test_alarms_of_the_service_itself() -> None:
+    program = Program("web")
+    monitor = program.registry.get("web")
+    for each in SERVICE_ALARM_KINDS:
+        monitor.alarm(Alarm(each, "web", "", 0.0, False, "it is so"))
+    values = program.values()
+    assert values['monconn_alarms_active{alarm="backend_down",service="web"}'] == 1
+    assert values['monconn_alarms_total{alarm="outage",service="web"}'] == 1
 
 
 def test_captures() -> None:

@@ -788,6 +788,7 @@ class CuttingFactory(WrappingFactory):
             plain = transport.socket
             cut = CutTrackingSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
             cut.error_number, cut.keep_unread, cut.unread_data = 0, False, b""
+            cut.allowance = None
             cut.setblocking(False)
             transport.socket, transport.fileno = cut, cut.fileno
             connect(transport)

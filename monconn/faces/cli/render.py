@@ -84,7 +84,9 @@ def _event_text(event: Json) -> tuple[str, str, str]:
     if kind == "half_closed":
         return f"{client} half-closed by the {event['side']}, id {event['id']}", "", ""
     if kind == "opened":
-        return f"{client} opened, id {event['id']}", "", ""
+        would = event.get("would_refuse")
+        dry_run = f", would be refused: {', '.join(map(str, would))} (dry_run)" if would else ""
+        return f"{client} opened, id {event['id']}{dry_run}", "", ""
     detail = f" ({event['detail']})" if event.get("detail") else ""
     if kind == "refused":
         return f"{client} refused: {event['refusal']}{detail}", event["refusal"], "refusal"

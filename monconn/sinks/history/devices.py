@@ -263,7 +263,7 @@ def open_alarms(db: sqlite3.Connection) -> list[OpenAlarm]:
     # SQLite takes bare columns from the row with the maximum.
     found = db.execute(
         "SELECT service, client, word, over, max(entry) FROM events WHERE event = 'alarm'"
-        " AND service IS NOT NULL AND client IS NOT NULL AND word IS NOT NULL"
+        " AND service IS NOT NULL AND client != '' AND word IS NOT NULL"
         f" GROUP BY service, client, word LIMIT {_MOST_OPEN_ALARMS}"
     )
     return [(service, client, word) for service, client, word, over, _ in found if not over]

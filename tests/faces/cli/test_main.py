@@ -65,7 +65,8 @@ def test_a_file_is_run(run: Mock, file: Path) -> None:
     file.write_text(RIGHT)
     assert monconn("-D", "-c", file).exit_code == 0
     assert [service.name for service in run.call_args.args[0].services] == ["web"]
-    assert run.call_args.kwargs == {"debug": True}
+    assert run.call_args.kwargs.keys() == {"debug", "file"}
+    assert (run.call_args.kwargs["debug"], run.call_args.kwargs["file"].path) == (True, str(file))
 
 
 def test_the_status_is_that_of_the_run(run: Mock) -> None:
@@ -192,7 +193,7 @@ import sys
 import monconn.faces.cli.run as running
 from monconn.faces.cli.main import main
 
-running.run = lambda config, debug: print(type(sys.modules["twisted.internet.reactor"]))
+running.run = lambda config, file, debug: print(type(sys.modules["twisted.internet.reactor"]))
 main()
 """
 
@@ -228,7 +229,7 @@ def test_the_settings_in_effect(file: Path, tmp_path: Path) -> None:
     assert ["listen", f"unix:{tmp_path}/monconn/control.sock", "built in"] in cells
     (row,) = json_rows(monconn("check", "--explain", "--json", file), "max_idle")
     expected = {"section": "services.web", "value": "5m", "from": "defaults", "line": 1}
-    assert row == {"key": "max_idle", **expected}
+    assert row == {"key": "max_idle", "file": str(file), **expected}
     assert monconn("check", "--json", file).exit_code == 2
 
 

@@ -258,6 +258,11 @@ CLOSED_EVENT = {
             "",
         ),
         (
+            CLOSED_EVENT | {"event": "opened", "id": 5, "would_refuse": ["per_ip_rate", "rate"]},
+            "192.0.2.7:5 opened, id 5, would be refused: per_ip_rate, rate (dry_run)",
+            "",
+        ),
+        (
             CLOSED_EVENT | {"event": "refused", "refusal": "ip_limit"},
             "192.0.2.7:5 refused: ip_limit",
             "refused: \x1b[33mip_limit\x1b[0m",
@@ -273,6 +278,12 @@ CLOSED_EVENT = {
             | {"event": "alarm"},
             "mqtt: 192.0.2.7 silent is over: spoke after 31.0s",
             "",
+        ),
+        (
+            Alarm("outage", "mqtt", "", 0.0, False, "20 of 40 devices are missing").snapshot()
+            | {"event": "alarm"},
+            "mqtt: outage alarm: 20 of 40 devices are missing",
+            "\x1b[31moutage\x1b[0m alarm",
         ),
     ],
 )

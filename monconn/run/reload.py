@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -205,6 +206,9 @@ class Reloader:
             self._log_changes(result)
             asked = f" (asked for {times} times)" if times > 1 else ""
             self._report(actor, result.describe() + asked, bool(result))
+            # What waits for a restart is told each time, until there is one.
+            if self.file is not None:
+                self._settings = await self._in_thread(partial(_settings, self.file))
         return result
 
     def _may_reload(self) -> ConfigFile:
@@ -227,9 +231,7 @@ class Reloader:
                     section.apply(getattr(config, name))
                 except Exception:
                     self._log.failure(f"{name}: the changed configuration could not be applied")
-        # What waits for a restart is told each time, until there is one.
         self.file = attrs.evolve(read.file, config=config)
-        self._settings = _settings(self.file)
 
     # -- reading, in a thread
 

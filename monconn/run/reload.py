@@ -18,9 +18,9 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from monconn.clock import Clock
-from monconn.config.address_fields import in_use
 from monconn.config.config import Config, ConfigFile, ServiceConfig
 from monconn.config.explain import Setting, explain
+from monconn.config.fields import in_use
 from monconn.config.include import stamp
 from monconn.errors import (
     AddressError,
@@ -243,6 +243,7 @@ class Reloader:
             files[service.name] = self._supervisor.files_of(service.name)
             running += [service.listen, service.backend]
             running += [service.listening()[1], service.forwarding()[1]]
+            running += service.policy.rules.block_files
         for control in self._running.control:
             if (tls := control.tls) is not None:
                 ca = tls.client_authority
@@ -250,26 +251,26 @@ class Reloader:
         in_force, sections = self._running, self._sections
 
         def read() -> _Read:
-            with in_use([each for each in running if each is not None]):
-                loaded = _load_settled(file)
-                problems: list[Problem] = []
-                tls_files: dict[str, TlsFiles] = {}
-                for service in loaded.config.services:
+            in_use.set([each for each in running if each is not None])  # of this thread alone
+            loaded = _load_settled(file)
+            problems: list[Problem] = []
+            tls_files: dict[str, TlsFiles] = {}
+            for service in loaded.config.services:
+                try:
+                    tls_files[service.name] = TlsFiles.read(service, files.get(service.name))
+                except (ListenError, AddressError) as error:
+                    problems.append(_problem(error, loaded, service.name))
+            for name, section in sections.items():
+                new = getattr(loaded.config, name)
+                if new != getattr(in_force, name):
                     try:
-                        tls_files[service.name] = TlsFiles.read(service, files.get(service.name))
-                    except (ListenError, AddressError) as error:
-                        problems.append(_problem(error, loaded, service.name))
-                for name, section in sections.items():
-                    new = getattr(loaded.config, name)
-                    if new != getattr(in_force, name):
-                        try:
-                            section.check(new)
-                        except MonconnError as error:
-                            text = str(error).removeprefix(f"{name}: ")
-                            problems.append(Problem(*loaded.place_of((name,)), name, text))
-                if problems:
-                    raise ConfigError(problems)
-                return _Read(loaded, tls_files, _settings(loaded))
+                        section.check(new)
+                    except MonconnError as error:
+                        text = str(error).removeprefix(f"{name}: ")
+                        problems.append(Problem(*loaded.place_of((name,)), name, text))
+            if problems:
+                raise ConfigError(problems)
+            return _Read(loaded, tls_files, _settings(loaded))
 
         return read
 

@@ -359,7 +359,7 @@ def _text(key: str, value: Any) -> str:
     if key == "names" and value:
         return f"{{{', '.join(f'{address_text(network)}: {name}' for network, name in value)}}}"
     if isinstance(value, tuple):
-        return f"[{', '.join(map(str, value))}]" if value else "none"
+        return f"[{', '.join(map(str, value))}]" if value else "all" if key == "allow" else "none"
     if isinstance(value, Mapping):
         return "none"
     if value == 0 and not isinstance(value, bool):

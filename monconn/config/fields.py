@@ -279,14 +279,15 @@ def read_decode(node: Node) -> Any:
 
 
 def read_rate(node: Node) -> Any:
-    """How many in a time, such as 20/s."""
-    return quantities.parse_rate(read_text(node))
+    """How many in a time, such as 20/s; ``none`` or 0 for no limit."""
+    return quantities.RATE.parse(read_text(node))
 
 
 def read_bandwidth(node: Node) -> Any:
-    """Bytes in a second: for both directions, or a mapping with ``up`` and ``down``."""
+    """Bytes in a second: for both directions, or a mapping with ``up`` and ``down``; ``none`` or 0
+    for no limit."""
     if not isinstance(node, Mapping):
-        return quantities.parse_bandwidth(read_text(node))
+        return quantities.BANDWIDTH.parse(read_text(node))
     readers: dict[str, Reader] = dict.fromkeys(("up", "down"), read_bytes_per_second)
     values, found = read_keys(node, readers)
     if found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
@@ -33,6 +33,7 @@ from monconn.devices.heartbeat import (
 )
 from monconn.devices.identity import AddressNames, DeviceIdentity, is_within
 from monconn.devices.outages import Outages
+from monconn.devices.users import AddressUsers
 from monconn.model.alarms import Alarm, AlarmKind
 from monconn.model.devices import StoredDevice
 from monconn.model.record import ConnectionRecord
@@ -54,7 +55,6 @@ BUCKET_SECONDS = 1.0
 MOST_MEASURED = 100
 """Connections of one device about which the kernel is asked: some microseconds each,
 and a network behind one address may have thousands."""
-MOST_USERS = 100
 MOST_PENDING = 1_000
 """Connections that may wait to be counted."""
 COUNTED_AT_ONCE = 200
@@ -95,14 +95,13 @@ class Devices(Observer):
         self._told: dict[ConnectionRecord, None] = {}  # those of them that are counted as opened
         # The devices of live connections that have told its name; others are by their address.
         self._named: dict[ConnectionRecord, Device] = {}
-        # By address, which devices with such a name have used it last: the only one, or several.
-        self._users: dict[str, Device | set[Device]] = {}
+        self._users = AddressUsers()
         # By IP or network, how many devices with such a name were known from there first.
         self._introduced: Counter[str] = Counter()
         # By name, the one seen longest ago first.
         self._connected: OrderedDict[str, Device] = OrderedDict()
         self._away: OrderedDict[str, Device] = OrderedDict()
-        self._outages = Outages(monitor, clock, _Values(self._connected))
+        self._outages = Outages(monitor, clock, self._connected)
         self._backend = BackendWatch(monitor)
         self._configure_outages()
         self._unscheduled: set[Device] = set()  # of those counted: each once, however often
@@ -336,8 +335,8 @@ class Devices(Observer):
             return device
         if record.has_facts and self._identity.said(record) is not None:
             return self._move(record, device)
-        user = self._users.get(record.client_ip)
-        if isinstance(user, Device) and not record.up and record.reason not in GOOD_ENDS:
+        user = self._users.only(record.client_ip)
+        if user is not None and not record.up and record.reason not in GOOD_ENDS:
             self._take_back(record, device)
             return self._count_for(record, user.name, user.fact)
         return device
@@ -359,38 +358,19 @@ class Devices(Observer):
         if address in addresses:
             addresses.remove(address)
         elif device.fact:
-            self._add_user(device, address)
+            self._users.add(device, address)
         addresses.append(address)
         if len(addresses) > ADDRESSES_RETAINED:
-            self._remove_user(device, addresses.pop(0))
-
-    def _add_user(self, device: Device, address: str) -> None:
-        users = self._users.get(address)
-        if users is None:
-            self._users[address] = device
-        elif isinstance(users, set):
-            users.add(device)
-        elif users is not device:
-            self._users[address] = {users, device}
-
-    def _remove_user(self, device: Device, address: str) -> None:
-        users = self._users.get(address)
-        if isinstance(users, set):
-            users.discard(device)
-            if len(users) == 1:
-                self._users[address] = users.pop()
-        elif users is device:
-            del self._users[address]
+            self._users.remove(device, addresses.pop(0))
 
     def _count_refused(self, record: ConnectionRecord) -> None:
         """Count an attempt of a device that has had a connection; no stranger becomes a device."""
         name = self._identity.of(record.client_ip)
         device = self.get(name)
         if device is None:
-            user = self._users.get(record.client_ip)
-            if not isinstance(user, Device):
+            device = self._users.only(record.client_ip)
+            if device is None:
                 return
-            device = user
         storm_begins = device.failed is not None and device.attempt(record.opened, self._config)
         device.failed = record.refusal
         if storm_begins:
@@ -445,7 +425,7 @@ class Devices(Observer):
                 del self._introduced[device.origin]
         if device.fact:
             for address in device.addresses or ():
-                self._remove_user(device, address)
+                self._users.remove(device, address)
         if self._changed is not None:
             self._changed.pop(device, None)
             if device.is_stored:
@@ -510,7 +490,7 @@ class Devices(Observer):
             return True
         for address in found:
             device.addresses.remove(address)
-            self._remove_user(device, address)
+            self._users.remove(device, address)
         device.rivals = None
         if device.is_duplicate:
             self._end_duplicate(device, "forgotten by the operator")
@@ -883,7 +863,7 @@ class Devices(Observer):
             if address not in known and len(known) < ADDRESSES_RETAINED:
                 known.insert(0, address)
                 if device.fact:
-                    self._add_user(device, address)
+                    self._users.add(device, address)
 
     # -- queries
 
@@ -900,11 +880,7 @@ class Devices(Observer):
     def users_of(self, address: str) -> list[str]:
         """Devices with names of their own that have used an address lately, by name; not all of
         more than a hundred."""
-        users = self._users.get(address)
-        if users is None:
-            return []
-        several = {users} if isinstance(users, Device) else users
-        return sorted(each.name for each in islice(several, MOST_USERS))
+        return self._users.names(address)
 
     def called(self, text: str) -> list[str]:
         """The devices whose addresses the configuration gives a name."""
@@ -942,22 +918,6 @@ class Devices(Observer):
         self.catch_up()
         # An OrderedDict's own values() take ten times as long: 20 ms for a hundred thousand.
         return [*dict.values(self._connected), *dict.values(self._away)]
-
-
-class _Values(Collection[Device]):
-    """The values of a dictionary, as they are at any time."""
-
-    def __init__(self, of: OrderedDict[str, Device]) -> None:
-        self._of = of
-
-    def __len__(self) -> int:
-        return len(self._of)
-
-    def __iter__(self) -> Iterator[Device]:
-        return iter(tuple(dict.values(self._of)))
-
-    def __contains__(self, device: object) -> bool:
-        return isinstance(device, Device) and self._of.get(device.name) is device
 
 
 class DevicesService(Service):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Collection, Generator, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Generator, Iterator
 from ipaddress import ip_address
 from itertools import islice
 
@@ -52,10 +52,11 @@ class Outages:
 
     :param monitor: its observers are notified.
     :param clock: monotonic time.
-    :param connected: the service's devices with live connections, as they are at any time.
+    :param connected: the service's devices with live connections, by name, as they are at any
+        time.
     """
 
-    def __init__(self, monitor: Monitor, clock: Clock, connected: Collection[Device]) -> None:
+    def __init__(self, monitor: Monitor, clock: Clock, connected: OrderedDict[str, Device]) -> None:
         self._monitor = monitor
         self._clock = clock
         self._connected = connected
@@ -214,7 +215,10 @@ class Outages:
         if not wanted:
             return False
         of: Counter[_Network] = Counter()
-        for device in (*self._connected, *(e for e in self._missing if e.live is None)):
+        for device in (
+            *dict.values(self._connected),
+            *(e for e in self._missing if e.live is None),
+        ):
             of.update(wanted.intersection(_networks_of(device)))
             yield
         return any(missing[each] * 100 >= self.percent * of[each] for each in wanted)
@@ -230,26 +234,26 @@ class Outages:
             yield from self._fold()
         else:  # a few, long after it: they have nothing to do with it
             yield from self._notify_held()
-        gone: list[Device] = []
+        gone = _Gone()
         for device in tuple(outage.devices):
             if _is_missing(device):
-                gone.append(device)
+                gone.add(device)
             yield
         if not outage.is_notified:
             is_settled = now - outage.joined >= SETTLE_SECONDS
             if not is_settled and now - outage.began < MOST_SETTLE_SECONDS:
                 return
-            if len(gone) < self.least:  # the others are back already
+            if gone.count < self.least:  # the others are back already
                 self._outage = None
                 yield from self._release()
                 return
             outage.is_notified = True
-            self._alarm(outage, False, outage.describe(gone, self._clock.seconds()), len(gone))
-        elif len(gone) * BACK_OF[1] <= len(outage.devices) * (BACK_OF[1] - BACK_OF[0]):
+            self._alarm(outage, False, outage.describe(gone, self._clock.seconds()), gone.count)
+        elif gone.count * BACK_OF[1] <= len(outage.devices) * (BACK_OF[1] - BACK_OF[0]):
             count = len(outage.devices)
             lasted = format_duration(now - outage.began)
-            text = f"{count - len(gone)} of {count} devices are back after {lasted}"
-            yield from self._end(text + _names_text(gone), len(gone))
+            text = f"{count - gone.count} of {count} devices are back after {lasted}"
+            yield from self._end(text + gone.describe(), gone.count)
 
     def _end(self, why: str, still_missing: int = 0) -> Iterator[None]:
         outage, self._outage = self._outage, None
@@ -284,6 +288,33 @@ class Outages:
         )
 
 
+class _Gone:
+    """Those of an outage's devices that are missing now, added up one by one."""
+
+    def __init__(self) -> None:
+        self.count = self.silent = self.storms = 0
+        self.since = NEVER
+        """When anything was heard of one of them last: it began then, or later."""
+        self._names: list[str] = []
+
+    def add(self, device: Device) -> None:
+        """Count one."""
+        self.count += 1
+        self.silent += device.is_silent
+        self.storms += device.is_storm and not device.is_silent
+        is_lost = device.live is None and device.last_reason in LOST
+        self.since = max(self.since, device.left if is_lost else device.last_message)
+        if len(self._names) < _NAMES_SHOWN:
+            self._names.append(device.name)
+
+    def describe(self) -> str:
+        """The first of them by name, as the end of a text; empty if there is none."""
+        if not self.count:
+            return ""
+        more = f" and {self.count - len(self._names)} more" if self.count > _NAMES_SHOWN else ""
+        return f"; missing still: {', '.join(self._names)}{more}"
+
+
 class _Outage:
     """The devices that are missing together, and what they have in common."""
 
@@ -305,28 +336,22 @@ class _Outage:
         self._networks.update(_networks_of(device))
         self._backends.update((backend,) if backend else ())
 
-    def describe(self, gone: list[Device], now: float) -> str:
+    def describe(self, gone: _Gone, now: float) -> str:
         """What they have in common, in words."""
-        count = len(gone)
-        # Whatever has been heard of them was before it began, or as it did.
-        self._since = max(
-            each.left if each.live is None and each.last_reason in LOST else each.last_message
-            for each in gone
-        )
+        count = gone.count
+        self._since = gone.since
         self._since_at = time.time() - (now - self._since)
         self._of = max(self._of, count)
         most = MOSTLY * len(self.devices)
         common = [each for each, many in self._networks.items() if many >= most]
         self.network = _network_text(max(common, key=lambda each: each[2])) if common else ""
         self.backend = next((each for each, many in self._backends.items() if many >= most), "")
-        silent = sum(each.is_silent for each in gone)
-        storms = sum(each.is_storm and not each.is_silent for each in gone)
         parts = [
             f"{number} {word}"
             for number, word in (
-                (silent, "silent"),
-                (count - silent - storms, "lost"),
-                (storms, "reconnecting"),
+                (gone.silent, "silent"),
+                (count - gone.silent - gone.storms, "lost"),
+                (gone.storms, "reconnecting"),
             )
             if number
         ]
@@ -356,14 +381,6 @@ def _is_missing(device: Device) -> bool:
         return False
     is_lost = device.live is None and device.last_reason in LOST | CONNECT_FAILURES
     return device.is_silent or device.is_storm or is_lost
-
-
-def _names_text(devices: list[Device]) -> str:
-    if not devices:
-        return ""
-    names = ", ".join(each.name for each in devices[:_NAMES_SHOWN])
-    more = f" and {len(devices) - _NAMES_SHOWN} more" if len(devices) > _NAMES_SHOWN else ""
-    return f"; missing still: {names}{more}"
 
 
 _Network = tuple[int, int, int]

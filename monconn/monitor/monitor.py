@@ -1203,14 +1203,21 @@ class Monitor:
         :returns: how many will be ended.
         :raises QuestionError: there are too many such orders already.
         """
+        self.check_spread()
+        chosen = [each for each in connection_ids if each in self._live]
+        self._spread("operator", chosen, seconds, reset=reset)
+        return len(chosen)
+
+    def check_spread(self) -> None:
+        """Check that :meth:`close_spread` would do one thing more.
+
+        :raises QuestionError: there are too many such orders already.
+        """
         if len(self._spreads) >= MOST_SPREADS:
             raise QuestionError(
                 f"{self.name} ends connections by {MOST_SPREADS} orders already: wait for one of"
                 f" them, or resume {self.name}, which ends them"
             )
-        chosen = [each for each in connection_ids if each in self._live]
-        self._spread("operator", chosen, seconds, reset=reset)
-        return len(chosen)
 
     def _not_ending(self) -> list[int]:
         return [

@@ -687,6 +687,8 @@ class Operations:
                 for monitor, record in chosen:
                     by_monitor.setdefault(monitor, []).append(record.id)
                     yield
+                for monitor in by_monitor:
+                    monitor.check_spread()  # all, or nothing
                 for monitor, chosen_ids in by_monitor.items():
                     monitor.close_spread(chosen_ids, seconds, reset=bool(reset))
             for monitor, record in () if seconds else chosen:

@@ -128,7 +128,7 @@ def _check_rate(value: Any) -> Rate | None:
         return value
     if not isinstance(value, str):
         raise TypeError(f"{_RATE_EXAMPLES}, or Rate(...)")
-    return parse_rate(value)
+    return None if _is_no_limit(value) else parse_rate(value)
 
 
 def _check_bandwidth(value: Any) -> Bandwidth | None:
@@ -136,11 +136,22 @@ def _check_bandwidth(value: Any) -> Bandwidth | None:
         return value
     if not isinstance(value, str):
         raise TypeError(f"{_BANDWIDTH_EXAMPLES}, or Bandwidth(...)")
-    return parse_bandwidth(value)
+    return None if _is_no_limit(value) else parse_bandwidth(value)
 
 
-RATE = Kind("rate, or unset", _check_rate, parse_rate)
-BANDWIDTH = Kind("bandwidth, or unset", _check_bandwidth, parse_bandwidth)
+def _is_no_limit(text: str) -> bool:
+    """Whether a text takes back what holds for all services."""
+    return text.strip() in ("none", "0")
+
+
+RATE = Kind(
+    "rate, or unset", _check_rate, lambda text: None if _is_no_limit(text) else parse_rate(text)
+)
+BANDWIDTH = Kind(
+    "bandwidth, or unset",
+    _check_bandwidth,
+    lambda text: None if _is_no_limit(text) else parse_bandwidth(text),
+)
 
 OptionalRate = Annotated[Rate | None, RATE]
 OptionalBandwidth = Annotated[Bandwidth | None, BANDWIDTH]

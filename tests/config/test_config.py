@@ -1192,3 +1192,19 @@ def test_files_of_networks_are_read_with_the_configuration(tmp_path: Path) -> No
     assert messages[1].startswith(f'{two}:4: "x/y" is neither')
     assert messages[2].startswith('"/no/such" cannot be read: No such file or directory')
     assert messages[3].startswith("must be a text, not a mapping")
+
+
+def test_a_service_takes_back_the_rates_of_all() -> None:
+    text = (
+        "defaults: {rate: 5/s, per_ip_rate: 1/s, bandwidth: 1MiB/s, allow: [10.0.0.0/8]}\n"
+        "services: {a: {listen: ':1', backend: ':2'},"
+        " b: {listen: ':3', backend: ':4', rate: none, per_ip_rate: 0, bandwidth: none, allow: []}}"
+    )
+    first, second = (each.policy.rules for each in parse(text).services)
+    assert (str(first.rate), str(first.per_ip_rate), str(first.bandwidth)) == (
+        "5/s",
+        "1/s",
+        "1MiB/s",
+    )
+    assert (second.rate, second.per_ip_rate, second.bandwidth) == (None, None, None)
+    assert (len(first.allow), len(second.allow)) == (1, 0)

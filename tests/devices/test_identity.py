@@ -622,7 +622,7 @@ def test_each_live_connection_is_one_of_one_device(steps: list[tuple[str, Any, A
     used = {(device.name, address) for device in named for address in device.addresses or ()}
     assert used == {
         (device.name, address)
-        for address, users in devices._users.items()
+        for address, users in devices._users._users.items()
         for device in (users if isinstance(users, set) else {users})
     }
     assert all(row["total"] >= row["connections"] for row in rows)

@@ -42,11 +42,13 @@ from monconn.run.application import Application
 _NAME = "demo"
 _WELCOME_SECONDS = 0.3
 _STEADY_DEVICE, _SILENT_DEVICE, _SLOW_DEVICE = "127.0.0.11", "127.0.0.13", "127.0.0.15"
+_CRASHING_DEVICE = "127.0.0.14"
 _LISTEN_PORT, _BROKER_PORT = 1883, 11883
 """Where these are free: the first is MQTT's own, by which Wireshark knows what it is shown."""
 _WELCOME = """
 monconn demo: {count} simulated devices, an MQTT broker, and monconn between them. Each
-line below is a connection that has ended, with the reason, or an alarm.
+line below is a connection that has ended, with the reason, an alarm, or a client
+that a rule on trial (dry_run) would have refused.
 
 {devices}
 
@@ -65,6 +67,7 @@ _COMMANDS = (
     ("devices", "how often each sends, and its alarms"),
     ("device valve-4", "the story of one"),
     ("explain client_reset", "what a reason means"),
+    ("why {crashing}", "what a rule on trial (dry_run) says of valve-4"),
     ("show {slow_id}", "what is slow about 127.0.0.15"),
     ("tap {steady_id}", "the bytes of pump-1, as they come"),
     ("recording {silent_id}", "the bytes of pump-3, also when it has gone"),
@@ -72,6 +75,8 @@ _COMMANDS = (
 )
 _DEVICES_CONFIG = DevicesConfig(storm_connections=5, storm_within=30.0)
 """A storm is seen soon, and is one as long as the device crashes every few seconds."""
+_RULE_ON_TRIAL: dict[str, Any] = {"per_ip_rate": "8/m burst 4", "dry_run": ["per_ip_rate"]}
+"""What only a device that crashes again and again would feel."""
 _UNREACHABLE_SECONDS = 8.0
 _IDLE_SECONDS = 20.0
 
@@ -97,7 +102,9 @@ def run_demo(*, debug: bool = False) -> int:
         listen=TcpAddress("127.0.0.1", port),
         backend=TcpAddress("127.0.0.1", backend.getsockname()[1]),
         # wait_timeout is for the stop: most devices never end their connection.
-        policy=Policy.of(wait_timeout=0.5, decode="mqtt", recorder=True, **limits),
+        policy=Policy.of(
+            wait_timeout=0.5, decode="mqtt", recorder=True, **_RULE_ON_TRIAL, **limits
+        ),
     )
     kinds = _KINDS_THAT_DROP if drops else _KINDS
 
@@ -138,6 +145,7 @@ def _welcome(monitor: Monitor, kinds: Sequence[type[_DeviceProtocol]]) -> str:
         "steady_id": by_ip.get(_STEADY_DEVICE, "ID"),
         "silent_id": by_ip.get(_SILENT_DEVICE, "ID"),
         "slow_id": by_ip.get(_SLOW_DEVICE, "ID"),
+        "crashing": _CRASHING_DEVICE,
     }
     commands = [(f"{monconn} {what.format(**ids)}", why) for what, why in _COMMANDS]
     width = max(len(what) for what, _ in commands)

@@ -48,7 +48,7 @@ def pause(server: Client, names: Sequence[str], seconds: float | None, as_json: 
     def text(name: str, changed: bool, count: int) -> str:
         if changed:
             return f"{name} is paused{until}: {_connections(count)} held, clients wait in its queue"
-        return f"{name} was paused already; it is{until or ', until it is resumed'} from now on"
+        return f"{name} was paused already: from now on{until or ' until it is resumed'}"
 
     _change(server, "Pause", names, text, as_json, seconds=seconds)
 
@@ -83,7 +83,7 @@ def drain(server: Client, names: Sequence[str], spread: float | None, as_json: b
     def text(name: str, changed: bool, count: int) -> str:
         what = "refuses clients" if changed else "refused clients already"
         if spread:
-            return f"{name} {what}: {_connections(count)} end within {format_duration(spread)}"
+            return f"{name} {what}: {_connections(count)} will end within {format_duration(spread)}"
         return f"{name} {what}: {_connections(count)} left"
 
     _change(server, "Drain", names, text, as_json, spread=spread)

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Sequence_
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import attrs
@@ -34,6 +31,7 @@ from monconn.config.fields import (
     NODE_READERS,
     Found,
     Wrong,
+    in_use,
     kind_of,
     read_keys,
     require_mapping,
@@ -46,21 +44,6 @@ from monconn.policy.tls import BackendTls, ListenTls
 from monconn.policy.tls_endpoints import tls_backend, tls_listener
 
 Tls = TypeVar("Tls", bound=ListenTls | BackendTls)
-
-_in_use: ContextVar[Sequence_[Address | ListenTls | BackendTls]] = ContextVar("in_use", default=())
-
-
-@contextmanager
-def in_use(settings: Sequence_[Address | ListenTls | BackendTls]) -> Iterator[None]:
-    """Have it be no problem in this block that the files of some settings may not be read.
-
-    A program that has given up its privileges goes on with what it has read before.
-    """
-    token = _in_use.set(settings)
-    try:
-        yield
-    finally:
-        _in_use.reset(token)
 
 
 def read_listen(node: Node) -> Address:
@@ -144,7 +127,7 @@ def tls_faults(settings: ListenTls | BackendTls) -> list[tuple[tuple[str, ...], 
         else:
             ClientTls(settings, "localhost")
     except TlsError as error:
-        return [] if settings in _in_use.get() and unreadable_files(settings) else error.found
+        return [] if settings in in_use.get() and unreadable_files(settings) else error.found
     return []
 
 
@@ -216,7 +199,7 @@ def _check_endpoint(
         if faults:
             raise Wrong(*(((), message) for _, message in faults))
         return
-    if address in _in_use.get():  # it has been made, perhaps with files that only root may read
+    if address in in_use.get():  # it has been made, perhaps with files that only root may read
         return
     for key, _, value in endpoint_fields(address.description):
         if key in _FILES_OF_TWISTED:  # which it would read without end, or for ever

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Annotated, Any, TypeVar
 
 import attrs
@@ -51,6 +52,11 @@ Reader = Callable[[Node], Any]
 
 
 _IS_MISSING = "is missing, and has no default"
+
+
+in_use: ContextVar[Collection[Any]] = ContextVar("in_use", default=())
+"""What runs as it was read before, of addresses, settings of TLS and files of networks: that their
+files cannot be read any more is no problem then, as a program may have given up its privileges."""
 
 
 class Wrong(ValueError):
@@ -318,6 +324,14 @@ def read_networks(node: Node) -> tuple[Network, ...]:
     return tuple(networks)
 
 
+def _running_block_file(path: str) -> block_files.BlockFile | None:
+    """What a file listed that a program has read before; whoever watches it says what it is."""
+    for each in in_use.get():
+        if isinstance(each, block_files.BlockFile) and each.path == path:
+            return each
+    return None
+
+
 def read_block_files(node: Node) -> Any:
     """A list of paths of files that list networks, or a single one; they are read."""
     is_list = isinstance(node, Sequence)
@@ -326,7 +340,14 @@ def read_block_files(node: Node) -> Any:
     for index, item in enumerate(node.nodes if isinstance(node, Sequence) else [node]):
         here: Path = (index,) if is_list else ()
         try:
-            file = block_files.read_block_file(read_path(item))
+            path = read_path(item)
+            try:
+                file = block_files.read_block_file(path)
+            except FileError:
+                running = _running_block_file(os.path.expanduser(path))
+                if running is None:
+                    raise
+                file = running
         except (ValueError, FileError) as error:
             found.append((here, str(error)))
         else:

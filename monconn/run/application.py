@@ -88,7 +88,6 @@ class Application(MultiService):
         self._failed: Callable[[Any], object] = failed or log_failure
         self.config = config
         """What runs; what a reload has read and needs a restart is not in it."""
-        self._file = file
         self.supervisor = Supervisor(
             reactor,
             self.registry,
@@ -302,12 +301,8 @@ class Application(MultiService):
 
     def reload_for_signal(self, name: str) -> None:
         """Reload as a signal asks for it; the log has what comes of it."""
-        self.reload(Actor.signal(name)).addErrback(self._not_reloaded, name)
-
-    def _not_reloaded(self, failure: Failure, name: str) -> None:
-        failure.trap(MonconnError)
-        if self._file is None:  # else it is in the log already
-            self._log.warn("{name}: {problem}", name=name, problem=str(failure.value))
+        reloading = self.reload(Actor.signal(name))
+        reloading.addErrback(lambda failure: failure.trap(MonconnError))  # it is in the log
 
     def _reload_applied(self, config: Config) -> None:
         self.config = config

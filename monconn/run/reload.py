@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -17,9 +18,9 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from monconn.clock import Clock
-from monconn.config.address_fields import in_use
 from monconn.config.config import Config, ConfigFile, ServiceConfig
 from monconn.config.explain import Setting, explain
+from monconn.config.fields import in_use
 from monconn.config.include import stamp
 from monconn.errors import (
     AddressError,
@@ -205,6 +206,9 @@ class Reloader:
             self._log_changes(result)
             asked = f" (asked for {times} times)" if times > 1 else ""
             self._report(actor, result.describe() + asked, bool(result))
+            # What waits for a restart is told each time, until there is one.
+            if self.file is not None:
+                self._settings = await self._in_thread(partial(_settings, self.file))
         return result
 
     def _may_reload(self) -> ConfigFile:
@@ -227,9 +231,7 @@ class Reloader:
                     section.apply(getattr(config, name))
                 except Exception:
                     self._log.failure(f"{name}: the changed configuration could not be applied")
-        # What waits for a restart is told each time, until there is one.
         self.file = attrs.evolve(read.file, config=config)
-        self._settings = _settings(self.file)
 
     # -- reading, in a thread
 
@@ -241,6 +243,7 @@ class Reloader:
             files[service.name] = self._supervisor.files_of(service.name)
             running += [service.listen, service.backend]
             running += [service.listening()[1], service.forwarding()[1]]
+            running += service.policy.rules.block_files
         for control in self._running.control:
             if (tls := control.tls) is not None:
                 ca = tls.client_authority
@@ -248,26 +251,26 @@ class Reloader:
         in_force, sections = self._running, self._sections
 
         def read() -> _Read:
-            with in_use([each for each in running if each is not None]):
-                loaded = _load_settled(file)
-                problems: list[Problem] = []
-                tls_files: dict[str, TlsFiles] = {}
-                for service in loaded.config.services:
+            in_use.set([each for each in running if each is not None])  # of this thread alone
+            loaded = _load_settled(file)
+            problems: list[Problem] = []
+            tls_files: dict[str, TlsFiles] = {}
+            for service in loaded.config.services:
+                try:
+                    tls_files[service.name] = TlsFiles.read(service, files.get(service.name))
+                except (ListenError, AddressError) as error:
+                    problems.append(_problem(error, loaded, service.name))
+            for name, section in sections.items():
+                new = getattr(loaded.config, name)
+                if new != getattr(in_force, name):
                     try:
-                        tls_files[service.name] = TlsFiles.read(service, files.get(service.name))
-                    except (ListenError, AddressError) as error:
-                        problems.append(_problem(error, loaded, service.name))
-                for name, section in sections.items():
-                    new = getattr(loaded.config, name)
-                    if new != getattr(in_force, name):
-                        try:
-                            section.check(new)
-                        except MonconnError as error:
-                            text = str(error).removeprefix(f"{name}: ")
-                            problems.append(Problem(*loaded.place_of((name,)), name, text))
-                if problems:
-                    raise ConfigError(problems)
-                return _Read(loaded, tls_files, _settings(loaded))
+                        section.check(new)
+                    except MonconnError as error:
+                        text = str(error).removeprefix(f"{name}: ")
+                        problems.append(Problem(*loaded.place_of((name,)), name, text))
+            if problems:
+                raise ConfigError(problems)
+            return _Read(loaded, tls_files, _settings(loaded))
 
         return read
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults, succeed
 
-from monconn.addresses import EndpointAddress, UnixAddress, parse_listen
+from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress, parse_listen
 from monconn.clock import Clock, MonotonicClock
 from monconn.config.config import ServiceConfig
 from monconn.config.listeners import clashes, cycles
@@ -40,6 +40,8 @@ MOST_DRAINED = 1000
 """Monitors of services that are gone that are kept, as a later configuration may have their names
 again: their counters, and what was blocked by hand, go on then."""
 
+_NAMED = 20
+"""Services that a line of the log names."""
 _OF_THE_PATH = {"backend", "backend_tls", "tls", "keepalive"}
 """The keys that a data path is made from."""
 
@@ -64,12 +66,12 @@ class Changes:
         """The changes in one line for people."""
         parts = []
         if self.started:
-            parts.append(f"started {', '.join(self.started)}")
+            parts.append(f"started {_some(self.started)}")
         if self.changed:
-            keys = (f"{name} ({', '.join(keys)})" for name, keys in self.changed.items())
-            parts.append(f"changed {', '.join(keys)}")
+            keys = [f"{name} ({', '.join(keys)})" for name, keys in self.changed.items()]
+            parts.append(f"changed {_some(keys)}")
         if self.stopped:
-            parts.append(f"stopped {', '.join(self.stopped)}")
+            parts.append(f"stopped {_some(self.stopped)}")
         return "; ".join(parts) or "nothing changed"
 
 
@@ -85,7 +87,11 @@ class _Service:
 
     def bound(self) -> ServiceConfig:
         """The configuration with the port that a port of 0 became."""
-        if isinstance(self.config.listen, UnixAddress) or not self.port.listen:
+        listen = self.config.listen
+        is_fixed = isinstance(listen, UnixAddress) or (
+            isinstance(listen, TcpAddress) and listen.port
+        )
+        if is_fixed or not self.port.listen:
             return self.config
         return attrs.evolve(self.config, listen=parse_listen(self.port.listen))
 
@@ -633,6 +639,12 @@ class Supervisor:
             listen=service.monitor.listen,
             backend=service.monitor.backend,
         )
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names, of many the first ones."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def _detached(change: Deferred[T]) -> Deferred[T]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -347,3 +348,15 @@ async def test_a_pipe_cannot_be_read_again(world: World) -> None:
     os.mkfifo(world.file)
     with pytest.raises(FileError, match="is no regular file"):
         await app.reload(ADMIN)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_of_networks_that_is_lost_lists_what_it_did(world: World) -> None:
+    world.write("192.0.2.0/24\n", "networks")
+    world.start(world.config({"block_files": "networks"}))
+    (world.folder / "networks").unlink()
+    result = await world.reload(world.config({"block_files": "networks", "max_idle": 5}))
+    assert [each.key for each in result.changes] == ["max_idle"]
+    assert world.monitor().blocks("file") == [ip_network("192.0.2.0/24")]
+    with pytest.raises(ConfigError, match="No such file"):
+        await world.reload(world.config({"block_files": ["networks", "others"]}))

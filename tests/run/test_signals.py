@@ -107,6 +107,20 @@ def test_a_closed_terminal_may_send_two_of_which_none_is_the_second(
     assert stopping.counts() == (1, 1)
 
 
+def test_without_a_terminal_it_has_something_else_done(
+    stopping: Stopping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monconn.run.signals.has_terminal", lambda: False)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    names: list[str] = []
+    signals = StopSignals(stopping.reactor, lambda: None, hung_up=names.append)
+    signals.install()
+    signal.raise_signal(signal.SIGHUP)  # while it starts: once it runs
+    stopping.reactor.run()
+    signal.raise_signal(signal.SIGHUP)
+    assert (names, stopping.counts()) == (["SIGHUP", "SIGHUP"], (0, 0))
+
+
 def test_a_closed_terminal_before_the_reactor_runs(
     stopping: Stopping, monkeypatch: pytest.MonkeyPatch
 ) -> None:

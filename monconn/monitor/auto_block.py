@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict, deque
+from bisect import bisect_left
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,11 @@ from monconn.units import duration_text
 if TYPE_CHECKING:
     from monconn.monitor.monitor import Monitor
 
-MOST_CLIENTS = 65_536
-"""Clients whose refusals and ends are counted; beyond, the one seen longest ago is forgotten."""
+MOST_CLIENTS = 32_768
+"""Clients whose refusals and ends are counted, at 300 bytes and those of each event; beyond, the
+one seen longest ago is forgotten."""
 MOST_COUNTED = 131_072
-"""Refusals and ends that are remembered, of all clients together: 100 bytes for each."""
+"""Refusals and ends that are remembered, of all clients together: 90 bytes for each."""
 MOST_TOLD = 1_000
 """Clients that would be blocked and must not be, which the log has once each."""
 
@@ -42,7 +44,8 @@ class AutoBlocker:
 
     def __init__(self, monitor: Monitor, settings: AutoBlock) -> None:
         self._monitor = monitor
-        self._events: OrderedDict[str, deque[tuple[float, Counted]]] = OrderedDict()
+        self._events: OrderedDict[str, list[tuple[float, Counted]]] = OrderedDict()
+        # Lists, as an empty deque has 700 bytes.
         self._event_count = 0
         self._to_end: dict[str, tuple[Network, str]] = {}
         self.configure(settings)
@@ -82,12 +85,13 @@ class AutoBlocker:
         client = self._monitor.admission.prefixes.client_of(ip)
         events = self._events.pop(client, None)
         if events is None:
-            events = deque()
+            events = []
             self._drop_old(now)
         first = now - self.settings.within
-        while events and events[0][0] < first:
-            events.popleft()
-            self._event_count -= 1
+        if events and events[0][0] < first:
+            old = bisect_left(events, (first,))
+            del events[:old]
+            self._event_count -= old
         events.append((now, what))
         self._event_count += 1
         if len(events) >= self.settings.after:

@@ -925,8 +925,9 @@ class Monitor:
         configuration blocked it.
 
         A network of the configuration's stays unblocked until the program ends, or until the
-        operator blocks it again; a changed configuration that goes on naming it changes nothing.
-        What is blocked at all services (:meth:`Registry.block`) is not this one's to unblock.
+        operator blocks it again for good; a changed configuration that goes on naming it changes
+        nothing, nor does a block with an end, once it has ended. What is blocked at all services
+        (:meth:`Registry.block`) is not this one's to unblock.
 
         :returns: False if it was not blocked.
         :raises AddressError: it is no network.

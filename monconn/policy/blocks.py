@@ -244,7 +244,8 @@ class Blocks:
             block.by = by
         block.until, block.keep_open = until, keep_open
         block.reason = reason or block.reason
-        self._lifted.pop(network, None)
+        if until is None:  # else a network that was unblocked is so again at the end
+            self._lifted.pop(network, None)
         self._update(network)
         self._notify(block)
         after = self._in_force[network]

@@ -242,6 +242,18 @@ def test_it_is_no_dry_run_of_what_the_configuration_blocks() -> None:
     assert world.connect("10.0.0.1") is None
 
 
+def test_a_network_that_was_unblocked_is_so_again_when_a_block_with_an_end_has_ended() -> None:
+    world = World(THREE_RESETS, block=["10.0.0.1"])
+    world.monitor.unblock("10.0.0.1")
+    world.reset("10.0.0.1", 3)
+    assert world.connect("10.0.0.1") is None
+    world.clock.advance(601)
+    assert world.connect("10.0.0.1") is not None
+    world.monitor.block("10.0.0.1", for_seconds=5)
+    world.clock.advance(6)
+    assert world.connect("10.0.0.1") is not None
+
+
 def test_a_client_that_is_forgotten_begins_anew() -> None:
     world = World(THREE_RESETS)
     world.reset("10.0.0.1", 2)

@@ -559,7 +559,8 @@ class Program(RuleBasedStateMachine):
         if number < len(chosen):
             where, chosen = chosen[number].monitor, [chosen[number]]
             chosen[0].blocked["operator", name] = until
-            chosen[0].lifted.discard(name)
+            if until is None:
+                chosen[0].lifted.discard(name)
         else:
             self.everywhere[name] = until
         where.block(name, for_seconds=seconds, keep_open=keep_open)

@@ -123,7 +123,7 @@ def place_of(root: Node, path: Path) -> tuple[str, int]:
 
 
 def format_path(path: Path) -> str:
-    """A path as text, such as ``services.web.ip_blacklist[2]``."""
+    """A path as text, such as ``services.web.block[2]``."""
     parts = (part for part in path if part != "")
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{_name(part)}" for part in parts)
     return text.removeprefix(".")

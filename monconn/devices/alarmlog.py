@@ -26,7 +26,8 @@ class AlarmLog(Observer):
 
     def alarmed(self, alarm: Alarm) -> None:
         """Log an alarm: a warning when it begins, information when it is over."""
-        if not self._limited.has_room():
+        # Those about a service are few, and must not be lost among its devices'.
+        if alarm.device and not self._limited.has_room():
             self._limited.add(f"{alarm.kind} over" if alarm.is_over else alarm.kind)
             return
         write = self._log.info if alarm.is_over else self._log.warn

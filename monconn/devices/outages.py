@@ -174,10 +174,6 @@ class Outages:
                 self._backends.pop(device, None)
             yield
 
-    def _forget_missing(self) -> None:
-        self._missing.clear()
-        self._backends.clear()
-
     def _notify_held(self) -> Iterator[None]:
         while self._held:
             key = next(iter(self._held))
@@ -227,10 +223,11 @@ class Outages:
         """Have missing devices join, and raise or end the alarm."""
         if now - outage.joined <= TOGETHER_SECONDS or len(self._missing) >= self.least:
             for device in tuple(self._missing):
+                backend = self._backends.pop(device, "")
                 if device not in outage.devices and not device.is_forgotten:
-                    outage.join(device, self._backends.get(device, ""), now)
+                    outage.join(device, backend, now)
+                self._missing.pop(device, None)  # and not those that come during these steps
                 yield
-            self._forget_missing()
             yield from self._fold()
         else:  # a few, long after it: they have nothing to do with it
             yield from self._notify_held()

@@ -61,6 +61,12 @@ class AutoBlocker:
         self._told: set[str] = set()
         self._is_full_told = False
 
+    def used(self, ip: str) -> int:
+        """How much of ``after`` an IP's client has used up."""
+        client = self._monitor.admission.prefixes.client_of(ip)
+        first = self._monitor.clock.seconds() - self.settings.within
+        return sum(at >= first for at, _ in self._events.get(client, ()))
+
     def refused(self, ip: str, refusal: Refusal) -> None:
         """A client was refused."""
         if refusal in self._counted:
@@ -133,6 +139,8 @@ class AutoBlocker:
         monitor.blocking.block(
             network, for_seconds=settings.for_, reason=reason, source="auto", actor=AUTO_BLOCK
         )
+        if before is not None:  # it is only longer, and there is nobody of it
+            return
         # Nobody else of it enters from now on. The connections of all who are blocked in this turn
         # are looked for together, as there may be many of both.
         if not self._to_end:

@@ -983,6 +983,13 @@ class Monitor:
         """
         return at_once(why_in_steps(self, parse_client_ip(ip)))
 
+    def auto_block_used(self, ip: str) -> int | None:
+        """How much of ``auto_block``'s ``after`` a client has used up; None if it is not set.
+
+        :param ip: as :func:`~monconn.addresses.plain_ip` gives it.
+        """
+        return None if self._auto_block is None else self._auto_block.used(ip)
+
     @property
     def holds_clients(self) -> bool:
         """Whether there is a listener that leaves clients in its accept queue when they are to

@@ -38,6 +38,8 @@ class Why:
     """Why it would be refused by rules that are in ``dry_run``."""
     rules: tuple[RuleState, ...]
     """Each rule that is set, in the order in which they are asked."""
+    auto_block_used: int | None
+    """How much it has used up of what ``auto_block`` blocks it after; None if that is not set."""
     connections: int
     """The live connections of the client, and not of its IP alone."""
     since: float | None
@@ -91,6 +93,7 @@ def why_in_steps(monitor: Monitor, ip: str) -> Generator[None, None, Why]:
         refusal=refusals[0] if refusals else None,
         would_refuse=_would_refuse(rules),
         rules=rules,
+        auto_block_used=monitor.auto_block_used(ip),
         connections=len(own),
         since=own[0].opened_at if own else None,
         ids=tuple(record.id for record in own[:_MOST_IDS]),

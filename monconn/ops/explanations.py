@@ -1231,6 +1231,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "unreachable_timeout": ("client_lost", "backend_lost"),
     "keepalive": ("client_lost", "backend_lost"),
     "block": ("blocked",),
+    "block_files": ("blocked",),
     "ip_blacklist": ("blocked",),
     "allow": ("not_allowed",),
     "silent_heartbeats": ("silent",),

@@ -913,7 +913,7 @@ class NotifyRow(Row):
     filter: str | None = field(
         nullable=True, importance=8, width=12, max_width=40, help="Of these, those that match."
     )
-    state: str = field(importance=0, width=7, help="ready, sending or failing.")
+    state: str = field(importance=0, width=7, help="ready, sending, stuck (it hangs) or failing.")
     queued: int = field("QUEUED", "count", importance=2, help="Messages that wait.")
     sent: int = field("SENT", "count", importance=3, help="Messages that were delivered.")
     failed: int = field(

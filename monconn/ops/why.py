@@ -60,6 +60,7 @@ def why_rows(
                 ids=list(why.ids),
                 unreadable_files=monitor.unreadable_files() or None,
                 rules=[_rule(monitor, each, origin_of) for each in why.rules],
+                auto_block=_auto_block(monitor, why.auto_block_used, origin_of),
             )
         )
         yield
@@ -123,6 +124,22 @@ def _rule(monitor: Monitor, state: RuleState, origin_of: FindOrigin) -> dict[str
             network=None if state.network is None else str(state.network),
             block=None if block is None else _block(block, monitor),
         ),
+        "origin": None if origin is None else origin.place,
+        "is_default": origin is not None and origin.is_default,
+    }
+
+
+def _auto_block(monitor: Monitor, used: int | None, origin_of: FindOrigin) -> dict[str, Any] | None:
+    settings = monitor.policy.rules.auto_block
+    if settings is None or used is None:
+        return None
+    origin = origin_of(monitor.name, "auto_block", settings, None)
+    return {
+        "used": used,
+        "limit": settings.after,
+        "of": list(settings.of),
+        "within_seconds": settings.within,
+        "for_seconds": settings.for_,
         "origin": None if origin is None else origin.place,
         "is_default": origin is not None and origin.is_default,
     }

@@ -23,7 +23,6 @@ _UNITS = {
 }
 """What the figures of a rule count; of rates, whose tokens."""
 _MARGIN = 14
-_NO_LINE = "[set while it runs]"
 
 
 @attrs.frozen(slots=False)
@@ -58,6 +57,9 @@ class WhyRow(Row):
     rules: list[dict[str, Any]] = field(
         unit="list", help="Each rule that is set, in the order in which they are asked."
     )
+    auto_block: dict[str, Any] | None = field(
+        unit="object", optional=True, help="How much of it is used up, and what it says."
+    )
 
 
 def why_lines(rows: Iterable[Json], width: int | None) -> Iterator[str]:
@@ -77,6 +79,8 @@ def why_lines(rows: Iterable[Json], width: int | None) -> Iterator[str]:
 def _of_service(row: Json, width: int | None) -> Iterator[str]:
     yield from beside("", 0, f"{row['service']}: {_who(row)} {_outcome(row)}", width)
     pairs = [*_of_client(row), *((each["rule"], _rule(each, row)) for each in row["rules"])]
+    if row.get("auto_block"):
+        pairs.append(("auto_block", _auto_block(row["auto_block"])))
     if not row["rules"]:
         pairs.append(("rules", "none is set"))
     for fault in row.get("unreadable_files") or ():
@@ -126,10 +130,22 @@ def _rule(rule: Json, row: Json) -> str:
         text = f"{'would refuse (dry run)' if rule['dry_run'] else 'refuses'}: {text}"
     elif rule["dry_run"]:
         text += " (dry run)"
-    origin = rule.get("origin")
-    if origin:
-        return f"{text} [{origin}, defaults]" if rule.get("is_default") else f"{text} [{origin}]"
-    return text if rule["rule"] == "block" and not rule.get("block") else f"{text} {_NO_LINE}"
+    if rule["rule"] == "block" and not rule.get("block") and not rule.get("origin"):
+        return text
+    return f"{text} {_place(rule)}"
+
+
+def _place(written: Json) -> str:
+    if not written.get("origin"):
+        return "[set while it runs]"
+    return f"[{written['origin']}{', defaults' if written.get('is_default') else ''}]"
+
+
+def _auto_block(auto_block: Json) -> str:
+    used, limit, counted = auto_block["used"], auto_block["limit"], auto_block["of"]
+    within, time = (format_duration(auto_block[f"{each}_seconds"]) for each in ("within", "for"))
+    text = f"{used} of {limit} ({', '.join(map(str, counted))}) within {within}"
+    return f"{text}, then blocked for {time} {_place(auto_block)}"
 
 
 def _figures(rule: Json) -> Iterator[str]:

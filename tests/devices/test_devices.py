@@ -1038,6 +1038,18 @@ def test_many_alarms_are_summed_up(events: Sequence[LogEvent]) -> None:
     assert len(world.alarms()) == LINES_A_SECOND + 5
 
 
+def test_alarms_of_services_are_never_summed_up(events: Sequence[LogEvent]) -> None:
+    world = World(outage_devices=0)
+    for number in range(LINES_A_SECOND + 5):
+        for _ in range(11):
+            world.enter(number_ip(number)).end("client_reset")
+    world.devices.rows()
+    world.monitor.alarm(Alarm("backend_down", "web", "", 1.0, False, "gone"))
+    assert lines(events)[LINES_A_SECOND:] == [
+        (LogLevel.warn, "web: backend_down alarm: gone"),
+    ]
+
+
 def test_stop_and_start_again(events: Sequence[LogEvent]) -> None:
     world = World(outage_devices=0)
     connection = world.enter()

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from monconn.addresses import parse_network
 from monconn.model.alarms import Alarm
+from monconn.policy.devices import DeviceRules
+from tests.properties import examples
 
 from .test_devices import Connection, World
 
@@ -313,3 +318,59 @@ def test_devices_that_do_not_come_back_to_their_backend_are_an_outage() -> None:
     assert "outage" not in words(fleet.raised())
     fleet.wait(30.0)
     assert words(fleet.raised())[:1] == ["outage"]
+
+
+STEP = st.sampled_from(
+    ["speak", "lost", "reset", "closed", "enter", "fail", "up", "forget", "settings"]
+)
+
+
+@settings(deadline=None, max_examples=examples(60))
+@given(
+    st.lists(st.tuples(STEP, st.integers(0, 5), st.sampled_from([0, 1, 7, 40, 150])), max_size=30)
+)
+def test_each_alarm_begins_and_is_over_by_turns(steps: list[tuple[str, int, int]]) -> None:
+    """Whatever is held, folded and notified later: of one device and kind as of a service's."""
+    fleet = Fleet(6, outage_devices=3, storm_connections=3)
+    names = list(fleet.connections)
+    is_active: dict[tuple[str, str], bool] = {}
+    for what, number, seconds in (*steps, ("up", 0, 150), *[("enter", n, 0) for n in range(6)]):
+        ip = names[number]
+        connection = fleet.connections[ip]
+        if what == "speak" and connection.record.closed is None:
+            connection.speak()
+        elif what in ("lost", "reset", "closed") and connection.record.closed is None:
+            connection.end(
+                {"lost": "client_lost", "reset": "backend_reset"}.get(what, "client_closed")
+            )
+        elif what == "enter" and connection.record.closed is not None:
+            fleet.connections[ip] = fleet.enter(ip)
+        elif what == "fail":
+            for _ in range(4):
+                fail(fleet, ip=ip)
+                fleet.wait(1.0)
+        elif what == "up":
+            fleet.monitor.attempts.failed = 0
+        elif what == "forget":
+            fleet.devices.forget(parse_network(ip))
+        elif what == "settings":
+            rules = DeviceRules(outage_devices=number)
+            fleet.monitor.apply(attrs.evolve(fleet.monitor.policy, devices=rules))
+        fleet.wait(float(seconds))
+        for alarm in fleet.raised():
+            key = alarm.kind, alarm.device
+            assert is_active.get(key, False) is alarm.is_over, key
+            is_active[key] = not alarm.is_over
+    shown = {(kind, row["device"]) for row in fleet.devices.rows() for kind in row["alarms"]}
+    active = {key for key, begun in is_active.items() if begun and key[1]}
+    assert active <= shown, "what is notified is shown"
+    assert {kind for kind, device in is_active if not device and is_active[kind, device]} == set(
+        fleet.monitor.stats()["alarms"]
+    )
+    fleet.registry.delete("web")
+    fleet.wait(3.0)
+    for alarm in fleet.raised():
+        key = alarm.kind, alarm.device
+        assert is_active.get(key, False) is alarm.is_over, key
+        is_active[key] = not alarm.is_over
+    assert not any(is_active.values())

@@ -107,6 +107,11 @@ def test_the_last_of_so_many_blocks_the_client_for_a_time() -> None:
 
 def test_the_window_slides() -> None:
     world = World(THREE_RESETS)
+    assert world.monitor.why("10.0.0.1").auto_block_used == 0
+    world.reset("10.0.0.1", 2)
+    assert world.monitor.why("10.0.0.1").auto_block_used == 2
+    world.clock.advance(60.1)
+    assert world.monitor.why("10.0.0.1").auto_block_used == 0
     for _ in range(10):
         world.reset("10.0.0.1")
         world.clock.advance(30.1)
@@ -171,6 +176,7 @@ def test_attempts_prolong_it_if_they_are_counted() -> None:
     (block,) = world.monitor.block_entries()
     assert block.until == 70 + 100
     assert block.reason == "2 × blocked in 1m"
+    assert len(world.actions()) == 1, "to prolong it is no new block"
 
 
 def test_what_somebody_has_blocked_stays_as_it_is() -> None:

@@ -470,6 +470,11 @@ class Program(RuleBasedStateMachine):
             assert figures["rate"] == service.tokens.missing
         if tokens is not None:
             assert figures["per_ip_rate"] == tokens.missing
+        counted = None
+        if settings["auto_block"] is not None:
+            first = self.now - settings["auto_block"]["within"]
+            counted = sum(at >= first for at, _ in service.events.get(service.client(why.ip), []))
+        assert why.auto_block_used == counted
 
     def open(self, service: Service, record: ConnectionRecord) -> None:
         connection = Connection(service.monitor, record)

@@ -26,6 +26,7 @@ FILE = """\
 defaults:
   per_ip_rate: 10/m burst 5
   dry_run: [ip_limit]
+  auto_block: {after: 3, of: [client_reset, per_ip_rate], for: 1h}
 control: false
 services:
   mqtt:
@@ -67,18 +68,25 @@ def test_each_rule_names_its_line(configured: World) -> None:
     mqtt, web = rows_of(configured, "10.0.0.1:5000")
     assert (mqtt.outcome, mqtt.connections, web.connections) == ("enters", 2, 0)
     assert {each["rule"]: (each["origin"], each["is_default"]) for each in mqtt.rules} == {
-        "block": ("m.yaml:14", False),
-        "allow": ("m.yaml:12", False),
+        "block": ("m.yaml:15", False),
+        "allow": ("m.yaml:13", False),
         "per_ip_rate": ("m.yaml:2", True),
-        "conn_limit": ("m.yaml:9", False),
-        "ip_limit": ("m.yaml:10", False),
+        "conn_limit": ("m.yaml:10", False),
+        "ip_limit": ("m.yaml:11", False),
     }
     (rule,) = web.rules
-    assert (rule["origin"], rule["is_default"], rule["rate"]) == ("m.yaml:16", False, "5/s")
+    assert (rule["origin"], rule["is_default"], rule["rate"]) == ("m.yaml:17", False, "5/s")
+    assert mqtt.auto_block is not None
+    assert mqtt.auto_block["origin"] == "m.yaml:4"
+    line = next(each for each in why_lines([mqtt.to_json()], None) if "auto_block" in each)
+    assert line == (
+        "  auto_block    0 of 3 (per_ip_rate, client_reset) within 1m00s, then blocked for 1h00m"
+        " [m.yaml:4, defaults]"
+    )
     (mqtt,) = rows_of(configured, "10.9.9.9", "mqtt")
     assert (mqtt.outcome, mqtt.by, mqtt.refusal) == ("refused", "block", "blocked")
     assert mqtt.would_refuse == []
-    assert mqtt.rules[0]["origin"] == "m.yaml:15"
+    assert mqtt.rules[0]["origin"] == "m.yaml:16"
     assert mqtt.rules[0]["block"]["network"] == "10.9.0.0/16"
 
 
@@ -97,7 +105,7 @@ def test_what_was_set_while_it_runs_has_no_line(configured: World) -> None:
     text = "\n".join(
         why_lines([row.to_json() for row in rows_of(configured, "10.0.0.2", "mqtt")], 80)
     )
-    assert "  block         no network has it [m.yaml:14]\n" in text
+    assert "  block         no network has it [m.yaml:15]\n" in text
 
 
 def test_an_id_or_a_device_stands_for_its_address() -> None:

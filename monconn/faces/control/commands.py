@@ -449,6 +449,7 @@ class ListCaptures(_Command):
 class ListOutputs(_Command):
     """Who is told of events, and how that goes."""
 
+    role = "view"
     arguments = _NOTHING
     response = _ROWS
 
@@ -456,6 +457,7 @@ class ListOutputs(_Command):
 class NotifyTest(_Command):
     """Send a test to one output or to all; answered once each has said something, or in time."""
 
+    role = "operate"
     arguments = [(b"number", Integer(optional=True))]  # of ListOutputs; all, if left out
     response = _ROWS
 

@@ -21,6 +21,7 @@ CHARTS: tuple[tuple[str, str, Unit, str], ...] = (
 )
 """The name, the title, the unit and the style of each chart."""
 _FIGURE_CELLS = len(" connections 1,234 ")
+_ALARM_CELLS = 32
 
 
 def status_line(model: Model, width: int) -> Text:
@@ -36,6 +37,9 @@ def status_line(model: Model, width: int) -> Text:
         if shown:
             line.append("  ")
             line.append(text, style)
+    if alarms := _services_alarms(model):
+        line.append("  ")
+        line.append(f" {alarms} ", "alarm")
     if model.alarms:
         line.append("  ")
         word = "device has" if model.alarms == 1 else "devices have"
@@ -57,6 +61,19 @@ def status_line(model: Model, width: int) -> Text:
 def _append_if_it_fits(line: Text, text: str, width: int) -> None:
     if line.cell_len + cell_len(text) <= width:
         line.append(text)
+
+
+def _services_alarms(model: Model) -> str:
+    """The alarms of the services themselves: of one in words, of several their number."""
+    found = [
+        f"{row.get('sid')}: {each}"
+        for row in model.snapshot.services
+        if isinstance(row.get("alarms"), list)  # there are none from an older server
+        for each in row["alarms"]
+    ]
+    if len(found) == 1 and len(found[0]) <= _ALARM_CELLS:
+        return printable(found[0])
+    return f"{len(found)} service alarm{'' if len(found) == 1 else 's'}" if found else ""
 
 
 def _services_text(model: Model) -> str:

@@ -28,8 +28,10 @@ PAUSES_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """Between the attempts to deliver one message; the last one again and again. Each is half as long
 at least, and half as long again at most: outputs that failed together are not tried together."""
 MINUTE_SECONDS = 60.0
+STUCK_SECONDS = 60.0
+"""After so long an attempt hangs: in a name server, or in a plugin of Apprise's."""
 
-State = Literal["ready", "sending", "failing"]
+State = Literal["ready", "sending", "stuck", "failing"]
 Done = Callable[[str, DeliveryError | None], None]
 """Called in the loop's thread with what the receiver answered, or with what went wrong."""
 
@@ -147,6 +149,7 @@ class Output:
         self._queue: deque[tuple[Message, float]] = deque()
         self._queued_bytes = 0
         self._is_sending = False
+        self._sending_since = 0.0
         self._retry: IDelayedCall | None = None
         self._attempts = 0
         self._is_failing = False
@@ -216,6 +219,7 @@ class Output:
                 call()
             return
         self._is_sending = True
+        self._sending_since = self._clock.seconds()
         self._delivery.begin(self._queue[0][0], self._done)
 
     def _done(self, answer: str, failure: DeliveryError | None) -> None:
@@ -308,6 +312,8 @@ class Output:
     @property
     def state(self) -> State:
         """What it is at."""
+        if self._is_sending and self._clock.seconds() - self._sending_since >= STUCK_SECONDS:
+            return "stuck"
         if self._is_failing:
             return "failing"
         return "sending" if self._is_sending else "ready"

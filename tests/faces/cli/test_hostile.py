@@ -91,6 +91,8 @@ def usual(row_class: type[Row]) -> dict[str, Any]:
     if row_class is WhyRow:
         rule = {"rule": "conn_limit", "refuses": True, "dry_run": False, "used": 3, "limit": 3}
         row["rules"] = [rule]
+        auto_block = {"used": 1, "limit": 3, "of": [], "within_seconds": 1, "for_seconds": 1}
+        row["auto_block"] = auto_block
     if row_class is ReportRow:
         extra |= {"duration_seconds": None, "connect_seconds": None}
     return row | extra

@@ -98,6 +98,8 @@ class FakeServer:
         self.services = services
         self.live = {number: connection(number, services) for number in range(1, count + 1)}
         self.closed = {number: closed(number, services) for number in range(9001, 9031)}
+        self.alarms: dict[str, list[str]] = {}
+        """Of the services themselves."""
         self.devices = [device(1), device(2, "silent"), device(3)]
         self.is_before_filters = False
         self.role = "operate"
@@ -174,6 +176,7 @@ class FakeClient:
                     "refused": 3,
                     "up": sum(row["up"] for row in live),
                     "down": sum(row["down"] for row in live),
+                    "alarms": self._server.alarms.get(name, []),
                 }
             )
         return {"rows": json.dumps(rows)}

@@ -616,6 +616,19 @@ def test_without_colours_the_selected_row_is_seen(monkeypatch: pytest.MonkeyPatc
     play(FakeServer(), steps)
 
 
+def test_alarms_of_services_are_in_the_first_line() -> None:
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        first, second, *_ = server.services
+        server.alarms[first] = ["backend_down"]
+        await screen.until(lambda: f" {first}: backend_down " in screen.lines("status")[0])
+        server.alarms[second] = ["outage"]
+        await screen.until(lambda: " 2 service alarms " in screen.lines("status")[0])
+
+    play(server, steps)
+
+
 # -- devices
 
 

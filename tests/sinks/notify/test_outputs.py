@@ -356,6 +356,11 @@ def test_one_that_hangs_delays_no_other() -> None:
     world.wait()
     assert [len(each.messages) for each in world.deliveries] == [1, 5]
     assert [row["state"] for row in world.notify.rows()] == ["sending", "ready"]
+    world.wait(60)
+    assert [row["state"] for row in world.notify.rows()] == ["stuck", "ready"]
+    (done,) = world.deliveries[0].waiting
+    done("ok", None)
+    assert world.row()["state"] == "sending", "the next one"
 
 
 def test_queues_are_bounded_and_what_is_dropped_is_counted(

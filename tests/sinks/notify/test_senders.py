@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from monconn.config.notify import NotifyConfig, NotifyUrl, Secret
 from monconn.sinks.notify import senders
@@ -28,6 +31,7 @@ from monconn.sinks.notify.senders import (
     signature,
 )
 from tests.certificates import make_certificate
+from tests.properties import examples
 
 PASSWORD = "hunter2hunter2"
 WAIT_SECONDS = 10.0
@@ -186,6 +190,46 @@ def test_answers_that_are_no_delivery(answer: bytes, expected: str, is_final: bo
 def test_interim_answers_are_passed_over() -> None:
     with serving(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n") as server:
         assert send(server) == "answered 200 OK"
+
+
+class Pieces:
+    """A socket from which pieces come, and then its end."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = iter(pieces)
+
+    def settimeout(self, _: float) -> None:
+        pass
+
+    def recv(self, _: int) -> bytes:
+        return next(self._pieces, b"")
+
+
+ODD = st.binary(min_size=1, max_size=40) | st.sampled_from(
+    [
+        b"HTTP/1.1 ",
+        b"100",
+        b"204",
+        b" OK",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"HTTP/1.0 500 \xff\r\n",
+        b"x" * 4096,
+    ]
+)
+
+
+@settings(deadline=None, max_examples=examples(200))
+@given(st.lists(ODD, max_size=12))
+def test_whatever_is_answered_is_a_status_or_a_failure(pieces: list[bytes]) -> None:
+    made: Any = Pieces(pieces)
+    try:
+        status, phrase = senders._read_status(made, float("inf"))
+    except DeliveryError:
+        return
+    assert 200 <= status <= 999 or status < 100
+    assert phrase.isprintable()
+    assert len(phrase) <= 240
 
 
 def test_a_huge_answer_is_not_read() -> None:

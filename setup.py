@@ -42,7 +42,7 @@ def readme() -> str:
 MANHOLE = ["Twisted[conch]>=24.11.0"]
 TUI = ["textual>=8.2.8", "rich>=14.2.0"]
 METRICS = ["prometheus-client>=0.20.0"]
-NOTIFY = ["apprise>=1.9.0"]
+NOTIFY = ["apprise>=1.9.0", "paho-mqtt>=2.1.0"]  # the second is what Apprise speaks MQTT with
 TEST = [
     *MANHOLE,
     *METRICS,

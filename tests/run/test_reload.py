@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import threading
+from collections import Counter
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -360,3 +362,48 @@ async def test_a_file_of_networks_that_is_lost_lists_what_it_did(world: World) -
     assert world.monitor().blocks("file") == [ip_network("192.0.2.0/24")]
     with pytest.raises(ConfigError, match="No such file"):
         await world.reload(world.config({"block_files": ["networks", "others"]}))
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_is_reloaded_no_connection_and_no_counter_is_lost(
+    world: World, seed: int
+) -> None:
+    """Services come, go, move and change at random, and some files are wrong."""
+    chosen = random.Random(seed)
+    usual = world.config({"wait_timeout": "10m"})
+    world.start(usual)
+    services: dict[str, Any] = dict(usual["services"])
+    opened: Counter[str] = Counter()
+    for _ in range(60):
+        after = dict(services)
+        name = chosen.choice(["web", "ssh", "ftp"])
+        if name in after and len(after) > 1 and chosen.random() < 0.4:
+            del after[name]
+        else:
+            after[name] = world.service(
+                listen=f"127.0.0.{chosen.randint(1, 2)}:0",
+                backend=chosen.choice([world.a, world.b]),
+                max_idle=chosen.choice(["5m", "6m"]),
+                conn_limit=chosen.choice([0, 1000]),
+                wait_timeout="10m",
+            )
+        is_wrong = chosen.random() < 0.2
+        extra = {"metrics": 7} if is_wrong else {}
+        try:
+            result = await world.reload({**usual, "services": after, **extra})
+        except ConfigError:
+            assert is_wrong
+        else:
+            assert not is_wrong
+            assert set(result.added) == after.keys() - services.keys()
+            assert set(result.removed) == services.keys() - after.keys()
+            services = after
+        assert {each.name for each in world.app.supervisor.services} == services.keys()
+        name = chosen.choice([*services])
+        await world.connect(name)
+        opened[name] += 1
+    assert {await each.ask() for each in world.clients} == {b"x"}
+    for name, count in opened.items():
+        if name in world.app.registry.names():
+            assert (world.monitor(name).totals().opened, len(world.monitor(name))) == (count, count)

@@ -502,13 +502,15 @@ def test_a_stop_is_short() -> None:
     world.alarm()
     world.alarm()
     world.wait()
-    stopped = world.notify.stopService()
-    assert not stopped.called
     with capturedLogs() as events:
+        stopped = world.notify.stopService()
+        assert not stopped.called
         world.clock.advance(services.FLUSH_SECONDS)
     assert stopped.called
-    (event,) = events
-    assert formatEvent(event) == "notify: 2 messages could not be sent any more"
+    assert [formatEvent(event) for event in events] == [
+        f"notify {number} (https://example.com/...): 2 messages could not be sent any more"
+        for number in (2, 1)
+    ]
     (done,) = world.deliveries[0].waiting
     done("late", None)  # the thread has its answer now
     assert world.clock.getDelayedCalls() == []

@@ -72,7 +72,9 @@ class Registry:
         self._monitors[monitor.name] = monitor
         monitor.admission.shared_blocks = self.blocks
         if len(monitor):
-            monitor.end_blocked([e.network for e in self.blocks.in_force() if not e.keep_open])
+            monitor.ending.end_blocked(
+                [e.network for e in self.blocks.in_force() if not e.keep_open]
+            )
         monitor.recorder.configure(monitor.policy.recorder)  # it may have been deleted before
         for call in self._when_added.calls:
             call(monitor)
@@ -210,7 +212,7 @@ class Registry:
             source=source,
             actor=actor,
         )
-        ended = 0 if keep_open else sum(each.end_blocked([network]) for each in self)
+        ended = 0 if keep_open else sum(each.ending.end_blocked([network]) for each in self)
         return change, ended
 
     def unblock(self, network: str | Network, *, actor: Actor = OWN_CODE) -> bool:

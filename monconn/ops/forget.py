@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -10,8 +10,10 @@ import attrs
 from monconn.addresses import Network
 from monconn.devices.devices import DevicesService, has_address
 from monconn.devices.identity import is_within
+from monconn.model.record import ConnectionRecord
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.policy.mentions import mentions
 from monconn.policy.networks import matcher
 
 NOT_REMOVED = (
@@ -102,10 +104,12 @@ def memory_steps(
     is_within = matcher([network])
     live = 0
     for monitor in monitors:
-        closed, ips = yield from monitor.forget_in_steps(network, dry_run=dry_run)
+        closed, ips = yield from forget_in_monitor(monitor, network, dry_run=dry_run)
         removed["closed"] += closed
         removed["ips"] += ips
-        recordings = yield from monitor.forget_recordings(network, dry_run=dry_run)
+        recordings = yield from monitor.recorder.forget_in_steps(
+            concerning(network), dry_run=dry_run
+        )
         if monitor.policy.recorder is not None:
             removed["recordings"] = removed.get("recordings", 0) + recordings
         for record in monitor.iter_connections():
@@ -130,6 +134,48 @@ def memory_steps(
                 break
             yield
     return ForgetResult(removed, live, tuple(blocks))
+
+
+def forget_in_monitor(
+    monitor: Monitor, network: Network, *, dry_run: bool = False
+) -> Generator[None, None, tuple[int, int]]:
+    """Drop what a monitor remembers of a network's clients: closed connections, IPs' totals, and
+    what ``auto_block`` has counted.
+
+    Live connections, and the service's totals, stay as they are.
+
+    :param dry_run: only count.
+    :returns: how many closed connections and how many IPs there were.
+    """
+    is_within, concerns = matcher([network]), concerning(network)
+    found: set[int] = set()
+    for record in tuple(monitor.closed_records):
+        if concerns(record):
+            found.add(record.id)
+        yield
+    if found and not dry_run:
+        kept = [each for each in monitor.closed_records if each.id not in found]
+        monitor.closed_records.clear()
+        monitor.closed_records.extend(kept)
+    ips = 0
+    for ip in monitor.clients.ips():
+        if is_within(ip) and (dry_run or monitor.clients.forget(ip)):
+            ips += 1
+        yield
+    if monitor.auto_block is not None and not dry_run:
+        yield from monitor.auto_block.forget_in_steps(is_within)
+    return len(found), ips
+
+
+def concerning(network: Network) -> Callable[[ConnectionRecord], bool]:
+    """Whether a connection is one of a network's clients, or mentions one."""
+    is_within, is_mentioned = matcher([network]), mentions(network)
+
+    def concerns(record: ConnectionRecord) -> bool:
+        facts = map(str, record.facts.values()) if record.has_facts else ()
+        return is_within(record.client_ip) or any(map(is_mentioned, (record.detail, *facts)))
+
+    return concerns
 
 
 def has_only(network: Network, row: Mapping[str, Any]) -> bool:

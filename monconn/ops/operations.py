@@ -30,6 +30,7 @@ from monconn.model.flow import FlowEvent
 from monconn.model.reasons import STATES
 from monconn.model.record import ConnectionRecord, known_fact_names
 from monconn.monitor.blocking import block_detail
+from monconn.monitor.figures import figures_in_steps
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.blocks import (
@@ -248,7 +249,7 @@ class Operations:
 
     def _service_rows(self, monitors: Iterable[Monitor]) -> RowSteps[ServiceRow]:
         for monitor in monitors:
-            figures = yield from monitor.stats_in_steps()
+            figures = yield from figures_in_steps(monitor)
             yield ServiceRow(**figures, ip_count=monitor.client_ips())
 
     def connections(
@@ -688,9 +689,9 @@ class Operations:
                     by_monitor.setdefault(monitor, []).append(record.id)
                     yield
                 for monitor in by_monitor:
-                    monitor.check_spread()  # all, or nothing
+                    monitor.ending.check_spread()  # all, or nothing
                 for monitor, chosen_ids in by_monitor.items():
-                    monitor.close_spread(chosen_ids, seconds, reset=bool(reset))
+                    monitor.ending.close_spread(chosen_ids, seconds, reset=bool(reset))
             for monitor, record in () if seconds else chosen:
                 if record.id in monitor:  # to end another may have ended this one
                     monitor.close(record.id, reset=bool(reset), actor=None)
@@ -810,7 +811,7 @@ class Operations:
         (monitor,) = self.monitors(service)
         try:
             if dry_run:
-                monitor.check_subtract(up, down)
+                monitor.counters.check_subtract(up, down)
             else:
                 monitor.subtract(up, down, actor=None)
         except ValueError as error:

@@ -58,7 +58,7 @@ def why_rows(
                 connections=why.connections,
                 since=None if why.since is None else iso_time(why.since),
                 ids=list(why.ids),
-                unreadable_files=monitor.unreadable_files() or None,
+                unreadable_files=monitor.configured_blocks.unreadable_files() or None,
                 rules=[_rule(monitor, each, origin_of) for each in why.rules],
                 auto_block=_auto_block(monitor, why.auto_block_used, origin_of),
             )

@@ -175,7 +175,7 @@ class PrefaceRoom:
         self._decided[client] = decision
         client.hold()
         if self._cancel is None:
-            self._cancel = self._monitor.when_room(self._admit_decided)
+            self._cancel = self._monitor.room.subscribe(self._admit_decided)
 
     def _admit_decided(self) -> None:
         if self._cancel is None or self._monitor.is_paused:
@@ -190,7 +190,7 @@ class PrefaceRoom:
             self._admit(client, self._decided.pop(client))
             yield
         if self._decided and self._cancel is None:  # paused again meanwhile
-            self._cancel = self._monitor.when_room(self._admit_decided)
+            self._cancel = self._monitor.room.subscribe(self._admit_decided)
 
     def _admit(self, client: WaitingClient, decision: Decision) -> None:
         self._leave(client)

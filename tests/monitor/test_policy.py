@@ -104,7 +104,7 @@ def test_waiting_clients_are_let_in_when_there_is_room(monitor: Monitor) -> None
     monitor.rules.conn_limit = 1
     enter(monitor)
     waiting: list[bool] = []
-    cancel = monitor.when_room(lambda: waiting.append(monitor.must_wait()))
+    cancel = monitor.room.subscribe(lambda: waiting.append(monitor.room.must_wait()))
     monitor.rules.conn_limit = 2
     assert waiting == [False]
     cancel()

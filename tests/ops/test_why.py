@@ -158,7 +158,7 @@ def test_each_outcome_is_a_sentence() -> None:
     world.connect("web", "10.0.0.2")
     assert head(conn_limit=1) == "be refused: conn_limit"
     assert head(block=["10.0.0.1"]) == "be refused: block (blocked)"
-    monitor.when_room(lambda: None)
+    monitor.room.subscribe(lambda: None)
     waits = "wait in the accept queue (conn_limit), and then"
     assert head(conn_limit=1) == f"{waits} enter"
     assert head(conn_limit=1, block=["10.0.0.1"]) == f"{waits} be refused (blocked)"

@@ -132,7 +132,7 @@ def test_a_file_that_is_lost_keeps_what_it_listed(world: World) -> None:
         fault = f'"{world.file}" cannot be read: no such file or directory'
         assert block_files.faults == {str(world.file): fault}
         assert lines == [f"{fault}: what it listed before stays blocked"]
-        assert monitor.unreadable_files() == [fault]
+        assert monitor.configured_blocks.unreadable_files() == [fault]
         assert networks(monitor) == ["10.0.0.1/32"]
         world.write("10.0.0.1\n10.0.0.2\n")
         world.look()

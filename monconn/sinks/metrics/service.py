@@ -185,7 +185,7 @@ class MetricsService(Service):
             connections=len(monitor),
             client_ips=monitor.client_ips(),
             clients=monitor.admission.clients,
-            totals=monitor.counted(),
+            totals=monitor.counters.counted(),
             figures=self._figures[monitor].copy(),
             policy=monitor.policy,
             state=monitor.state,

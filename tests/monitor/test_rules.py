@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -121,11 +122,13 @@ def steps_of(judge: Callable[[], object]) -> int:
         count += event == "opcode"
         return trace
 
+    gc.disable()  # others have calls of theirs made by each collection
     sys.settrace(trace)
     try:
         judge()
     finally:
         sys.settrace(None)
+        gc.enable()
     return count
 
 

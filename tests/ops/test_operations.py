@@ -24,9 +24,9 @@ from monconn.monitor.monitor import Monitor
 from monconn.ops.filters import MAX_IDS, FilterError, Part, Range, Term
 from monconn.ops.operations import (
     Operations,
-    _split_ids,
 )
 from monconn.ops.rows import ClosedConnectionRow, ConnectionRow
+from monconn.ops.selection import split_ids
 from monconn.turns import WORK_SECONDS
 from tests.logged import logged_lines
 
@@ -295,7 +295,7 @@ def test_thousands_of_ids_are_not_compared_with_each_other() -> None:
     ids = 2_000
     terms = [Term("id", Range(Counting(each), Counting(each))) for each in range(ids)]
     service = Term("service", Part("web"))
-    assert _split_ids([*terms, service]) == (list(range(ids)), (service,))
+    assert split_ids([*terms, service]) == (list(range(ids)), (service,))
     assert Counting.compared < 20 * ids
 
 

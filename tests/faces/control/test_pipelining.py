@@ -25,8 +25,8 @@ from monconn.faces.control.server import (
 )
 from monconn.model.alarms import Alarm
 from monconn.model.record import FACTS
+from monconn.ops.columns import Listing
 from monconn.ops.filters import Filter
-from monconn.ops.operations import Listing
 from monconn.ops.rows import HistoryEventRow
 from monconn.turns import QUEUE_SECONDS, WORK_SECONDS
 from tests.ops.world import FakeConnection

@@ -12,7 +12,7 @@ from monconn.clock import Clock
 from monconn.monitor.admission import Admission
 from monconn.monitor.ending import Ending
 from monconn.monitor.live import LiveConnections
-from monconn.policy.block_files import BlockFile, faults
+from monconn.policy.block_files import BlockFile
 from monconn.policy.blocks import CONFIGURED, Blocks
 from monconn.policy.rules import Rules
 from monconn.turns import in_turns
@@ -99,7 +99,3 @@ class ConfiguredBlocks:
             yield
         if ips and "block" not in self._rules.dry_run:
             self._ending.end("blocked", ips)
-
-    def unreadable_files(self) -> list[str]:
-        """Why files cannot be read now; what they listed before is in force."""
-        return [faults[each.path] for each in self._rules.block_files if each.path in faults]

@@ -61,7 +61,7 @@ from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.monitor.watchers import Watch
 from monconn.monitor.why import Why, why_in_steps
 from monconn.policy.block_files import with_newer
-from monconn.policy.blocks import Block, BlockChange, Blocks, network_order
+from monconn.policy.blocks import Block, Blocks, network_order
 from monconn.policy.networks import ips_within
 from monconn.policy.policy import Policy
 from monconn.policy.prefixes import ClientPrefixes
@@ -157,7 +157,7 @@ class Monitor:
         self.configured_blocks = ConfiguredBlocks(
             policy.rules, blocks, self.admission, self.live, self.ending, self.clock
         )
-        self.blocking = Blocking(blocks, self.clock, self._block_ended)
+        self.blocking = Blocking(blocks, self.clock, self.ending.end_blocked, self._block_ended)
         """What is blocked at this service alone."""
         self.auto_block: AutoBlocker | None = None
         """Blocks clients that are refused too often, say; None if the policy has no such rule."""
@@ -633,37 +633,12 @@ class Monitor:
         """
         network = _network(network)
         actor = whose_code() if actor is OWN_CODE else actor
-        change, count = self.block_and_count(
+        change, count = self.blocking.block_and_end(
             network, for_seconds=for_seconds, reason=reason, keep_open=keep_open, actor=actor
         )
         changed = change.is_new or change.is_changed
         self._acted(actor, "block", str(network), count, changed, block_detail(for_seconds, reason))
         return change.is_new
-
-    def block_and_count(
-        self,
-        network: Network,
-        *,
-        for_seconds: float | None = None,
-        reason: str = "",
-        keep_open: bool = False,
-        source: BlockSource = "operator",
-        actor: Actor | None = None,
-    ) -> tuple[BlockChange, int]:
-        """Do what :meth:`block` does, without a report.
-
-        :param source: ``auto`` for what no person has blocked.
-        :returns: what has changed, and how many connections were ended.
-        """
-        change = self.blocking.block(
-            network,
-            for_seconds=for_seconds,
-            reason=reason,
-            keep_open=keep_open,
-            source=source,
-            actor=actor,
-        )
-        return change, 0 if keep_open else self.ending.end_blocked([network])
 
     def unblock(self, network: str | Network, *, actor: Actor | None = OWN_CODE) -> bool:
         """Admit the clients of exactly this IP or network again, whether the operator or the

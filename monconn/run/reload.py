@@ -7,7 +7,6 @@ the next, all or none; after that nothing can fail any more, and the other secti
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from monconn.background import run_in_thread
 from monconn.clock import Clock
 from monconn.config.config import Config, ConfigFile, ServiceConfig
 from monconn.config.explain import Setting, explain
@@ -283,19 +283,15 @@ class Reloader:
             result.errback(FileError(text))
             return result
 
-        def run() -> None:
-            outcome: Any
-            try:
-                outcome = call()
-            except BaseException:
-                outcome = Failure()
-            self._reactor.callFromThread(finished, outcome)
-
         def finished(outcome: Any) -> None:
             self._is_reading = False
             if timer.active():
                 timer.cancel()
-            if not result.called:
+            if result.called:
+                return
+            if isinstance(outcome, BaseException):
+                result.errback(outcome)
+            else:
                 result.callback(outcome)
 
         def give_up() -> None:
@@ -305,9 +301,9 @@ class Reloader:
         timer = self._clock.callLater(READ_SECONDS, give_up)
         self._is_reading = True
         try:
-            threading.Thread(target=run, name="monconn reload", daemon=True).start()
-        except RuntimeError:  # the system gives us no more threads
-            finished(Failure(FileError("no thread can be started to read the files")))
+            run_in_thread(self._reactor, "monconn reload", call, finished)
+        except RuntimeError:
+            finished(FileError("no thread can be started to read the files"))
         return result
 
     # -- the difference

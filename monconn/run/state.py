@@ -12,7 +12,6 @@ import json
 import os
 import re
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -354,24 +353,6 @@ def write_state(path: str, state: State) -> None:
 # -- keeping it
 
 
-def in_thread(reactor: Any, work: Callable[[], object], done: Callable[[Exception | None], object]):  # type: ignore[no-untyped-def]
-    """Do work in a thread of its own, which keeps the program from ending in no case.
-
-    :param done: called in the reactor's thread, with what the work has raised.
-    :raises RuntimeError: the system gives us no thread.
-    """
-
-    def run() -> None:
-        failure: Exception | None = None
-        try:
-            work()
-        except Exception as error:
-            failure = error
-        reactor.callFromThread(done, failure)
-
-    threading.Thread(target=run, name="monconn-state", daemon=True).start()
-
-
 class StateService(Service):
     """Restores at the start what an earlier run has blocked, and stores what changes.
 
@@ -380,7 +361,8 @@ class StateService(Service):
     :param config: where the file is.
     :param registry: the monitors, and what is blocked at all of them.
     :param clock: monotonic time and timers.
-    :param run: as :func:`in_thread`, but for the reactor.
+    :param run: does work in a thread: :func:`~monconn.background.run_in_thread`, but for the
+        reactor and the name.
     """
 
     _log = Logger()

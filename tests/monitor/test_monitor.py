@@ -827,7 +827,10 @@ def test_how_many_are_closed_is_known_at_once_and_each_counts_once(busy: Busy) -
     live = len(monitor)
     assert monitor.close_all() == live
     assert monitor.close_all() == 0
-    change, ended = monitor.block_and_count(ipaddress.ip_network("10.0.0.0/8"))
+    network = ipaddress.ip_network("10.0.0.0/8")
+    change, ended = monitor.blocking.block_and_end(
+        network, for_seconds=None, reason="", keep_open=False, actor=None
+    )
     assert (change.is_new, ended) == (True, 0)
     turns_until(clock, lambda: len(monitor), 0)
     assert {record.reason for record in monitor.closed_records} == {"operator"}

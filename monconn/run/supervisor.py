@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults, succeed
 
-from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress, parse_listen
+from monconn.addresses import EndpointAddress, Network, TcpAddress, UnixAddress, parse_listen
 from monconn.clock import Clock, MonotonicClock
 from monconn.config.config import ServiceConfig
 from monconn.config.listeners import clashes, cycles
@@ -182,6 +182,7 @@ class Supervisor:
         self._stopping = False
         self._stops = 0  # those that are not done yet
         self._lock = DeferredLock()  # one change at a time
+        self.registry.unblocked.add(self._unblocked)
 
     @property
     def descriptors(self) -> Descriptors:
@@ -605,6 +606,11 @@ class Supervisor:
                 if len(self._drained) > MOST_DRAINED:
                     self._drained.popitem(last=False)
             self._check_drained()
+
+    def _unblocked(self, network: Network) -> None:
+        """A service that comes back has unblocked what was unblocked everywhere meanwhile."""
+        for monitor in self._drained.values():
+            monitor.unblock(network, actor=None)
 
     def _check_drained(self) -> None:
         if any(map(len, self._retired.values())):

@@ -105,14 +105,15 @@ def _last_address(name: str, text: str, followed: Sequence[Any]) -> str:
 
 def _rule(monitor: Monitor, state: RuleState, origin_of: FindOrigin) -> dict[str, Any]:
     """The JSON of one rule."""
-    key, block = state.rule, state.block
-    if block is None:
+    key, block, lifted = state.rule, state.block, state.lifted
+    named = block or lifted
+    if named is None:
         value = getattr(monitor.policy.rules, key)
         origin = origin_of(monitor.name, key, value, state.network)
-    elif block.origin or block.source != "configuration":
-        origin = Origin(block.origin) if block.origin else None
+    elif named.origin or named.source != "configuration":
+        origin = Origin(named.origin) if named.origin else None
     else:
-        origin = origin_of(monitor.name, key, monitor.policy.rules.block, block.network)
+        origin = origin_of(monitor.name, key, monitor.policy.rules.block, named.network)
     return {
         "rule": key,
         "refuses": state.refuses,
@@ -124,6 +125,7 @@ def _rule(monitor: Monitor, state: RuleState, origin_of: FindOrigin) -> dict[str
             wait_seconds=None if state.wait_seconds is None else round(state.wait_seconds, 3),
             network=None if state.network is None else str(state.network),
             block=None if block is None else _block(block, monitor),
+            unblocked=None if lifted is None else str(lifted.network),
         ),
         "origin": None if origin is None else origin.place,
         "is_default": origin is not None and origin.is_default,

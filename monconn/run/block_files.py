@@ -45,8 +45,8 @@ class BlockFileWatch(Service):
 
     Disks may hang: files are looked at and read in a thread of its own. Who writes a file in place
     has it empty for a moment: a file is read once it was the same at two looks. One that is gone,
-    cannot be read or is too big changes nothing of what is in force; of lines that are no networks,
-    the others are.
+    cannot be read, is too big or has no other lines than bad ones changes nothing of what is in
+    force; else the lines that are networks are.
 
     :param registry: the monitors whose policies name files.
     :param reactor: where the thread reports to.
@@ -196,4 +196,6 @@ def _look_at(path: str, before: _Looked) -> _Looked:
         file = block_files.read_block_file(path)
     except FileError as error:
         return _Looked(now, str(error))
+    if file.faults and not file.origins:  # the page of an error, say, that was downloaded instead
+        return _Looked(now, f"{file_name(path)} lists no networks: {file.faults[0]}")
     return _Looked(file.signature, file=file)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults, succeed
 
-from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress, parse_listen
+from monconn.addresses import EndpointAddress, Network, TcpAddress, UnixAddress, parse_listen
 from monconn.clock import Clock, MonotonicClock
 from monconn.config.config import ServiceConfig
 from monconn.config.listeners import clashes, cycles
@@ -20,6 +20,7 @@ from monconn.log import Logger
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.net.descriptors import Descriptors
+from monconn.policy.block_files import with_newer
 from monconn.policy.policy import Policy
 from monconn.relay.paths import DataPaths
 from monconn.run.ports import (
@@ -95,12 +96,21 @@ class _Service:
             return self.config
         return attrs.evolve(self.config, listen=parse_listen(self.port.listen))
 
+    def current(self) -> ServiceConfig:
+        """The configuration, with its files of networks as they were read last."""
+        policy, in_force = self.config.policy, self.monitor.policy.rules.block_files
+        newer = with_newer(policy.rules.block_files, in_force)
+        if newer == policy.rules.block_files:
+            return self.config
+        rules = attrs.evolve(policy.rules, block_files=newer)
+        return attrs.evolve(self.config, policy=attrs.evolve(policy, rules=rules))
+
     def changed_keys(self, new: ServiceConfig, files: TlsFiles) -> tuple[str, ...]:
         """The keys that will be different with another configuration.
 
         Those whose files have another content by now are among them, such as a renewed certificate.
         """
-        before, after = _settings(self.config), _settings(new)
+        before, after = _settings(self.current()), _settings(new)
         changed_files = self.port.changed_files(files)
         return tuple(
             key
@@ -182,6 +192,7 @@ class Supervisor:
         self._stopping = False
         self._stops = 0  # those that are not done yet
         self._lock = DeferredLock()  # one change at a time
+        self.registry.unblocked.add(self._unblocked)
 
     @property
     def descriptors(self) -> Descriptors:
@@ -191,7 +202,7 @@ class Supervisor:
     @property
     def services(self) -> tuple[ServiceConfig, ...]:
         """The configurations of the services that run."""
-        return tuple(service.config for service in self._running.values())
+        return tuple(service.current() for service in self._running.values())
 
     def files_of(self, name: str) -> TlsFiles | None:
         """What the files of a service's TLS had; None if no such service runs."""
@@ -605,6 +616,11 @@ class Supervisor:
                 if len(self._drained) > MOST_DRAINED:
                     self._drained.popitem(last=False)
             self._check_drained()
+
+    def _unblocked(self, network: Network) -> None:
+        """A service that comes back has unblocked what was unblocked everywhere meanwhile."""
+        for monitor in self._drained.values():
+            monitor.unblock(network, actor=None)
 
     def _check_drained(self) -> None:
         if any(map(len, self._retired.values())):

@@ -89,6 +89,23 @@ def test_each_rule_names_its_line(configured: World) -> None:
     assert mqtt.rules[0]["block"]["network"] == "10.9.0.0/16"
 
 
+def test_a_network_of_the_file_that_was_unblocked_is_named(configured: World) -> None:
+    mqtt = configured.registry.get("mqtt")
+    mqtt.unblock("10.9.0.0/16")
+    (row,) = rows_of(configured, "10.9.9.9", "mqtt")
+    rule = row.rules[0]
+    assert (row.outcome, rule["refuses"], rule.get("block")) == ("enters", False, None)
+    assert (rule["unblocked"], rule["origin"]) == ("10.9.0.0/16", "m.yaml:16")
+    text = "\n".join(why_lines([row.to_json()], None))
+    what = "10.9.0.0/16, which an operator has unblocked"
+    assert f"  block         no network has it, but {what} [m.yaml:16]\n" in text
+    assert "unblocked" not in rows_of(configured, "10.0.0.1", "mqtt")[0].rules[0]
+    mqtt.block("10.9.9.9")
+    rule = rows_of(configured, "10.9.9.9", "mqtt")[0].rules[0]
+    assert rule["block"]["network"] == "10.9.9.9/32"
+    assert "unblocked" not in rule
+
+
 def test_what_was_set_while_it_runs_has_no_line(configured: World) -> None:
     mqtt = configured.registry.get("mqtt")
     mqtt.rules.conn_limit = 7

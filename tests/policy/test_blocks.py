@@ -106,7 +106,8 @@ def test_what_holds_as_time_passes(steps: list[Any]) -> None:
             was_there = in_force(network)
             assert blocks.block(network, now, source=source, until=until).is_new != was_there
             ends[source][network] = float("inf") if until is None else until
-            lifted.discard(network)
+            if until is None:
+                lifted.discard(network)
         elif step[0] == "unblock":
             assert blocks.unblock(step[1], now) == in_force(step[1])
             ends["operator"].pop(step[1], None)

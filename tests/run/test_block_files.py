@@ -190,6 +190,20 @@ def test_bad_lines_are_told_and_cost_no_other(world: World) -> None:
     assert networks(monitor) == ["10.0.0.1/32", "10.0.0.2/32"]
 
 
+def test_one_with_nothing_but_bad_lines_is_no_list(world: World) -> None:
+    monitor = world.monitor()
+    world.look()
+    world.write("<html>\n<h1>404 Not Found</h1>\n")
+    with logged_lines("monconn.run.block_files") as lines:
+        world.look(20)
+        assert networks(monitor) == ["10.0.0.1/32"]
+        (line,) = lines
+        assert f'lists no networks: {world.file}:1: "<html>" is neither' in line
+        world.write("# nobody any more\n")
+        world.look(2)
+    assert networks(monitor) == []
+
+
 def test_another_change_of_the_policy_keeps_what_was_read_last(world: World) -> None:
     monitor = world.monitor()
     before = monitor.policy

@@ -365,6 +365,24 @@ async def test_a_file_of_networks_that_is_lost_lists_what_it_did(world: World) -
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_file_of_networks_is_compared_with_what_it_listed_last(world: World) -> None:
+    file = world.folder / "networks"
+    world.write("192.0.2.0/24\n", file.name)
+    world.start(world.config({"block_files": file.name}))
+    monitor = world.monitor()
+    world.write("10.0.0.0/8\n", file.name)
+    monitor.apply(monitor.policy.changed(block_files=[file]))  # as what watches it does
+    for _ in range(2):
+        result = await world.reload(world.config({"block_files": file.name}))
+        assert result.changes == ()
+        assert monitor.blocks("file") == [ip_network("10.0.0.0/8")]
+        file.unlink(missing_ok=True)  # and so does one that is lost
+    world.write("192.0.2.0/24\n", file.name)
+    result = await world.reload(world.config({"block_files": file.name}))
+    assert [each.key for each in result.changes] == ["block_files"]
+
+
+@pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("seed", range(3))
 async def test_whatever_is_reloaded_no_connection_and_no_counter_is_lost(
     world: World, seed: int

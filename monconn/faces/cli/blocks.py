@@ -94,8 +94,8 @@ def block(server: Client, networks: Sequence[str], as_json: bool, **arguments: A
 _BLOCKED = {
     ("new", False): "is blocked",
     ("new", True): "would be blocked",
-    ("updated", False): "was blocked already, and its block is changed",
-    ("updated", True): "is blocked already, and its block would be changed",
+    ("updated", False): "was blocked already, and is now blocked",
+    ("updated", True): "is blocked already, and would then be blocked",
     ("unchanged", False): "was blocked already",
     ("unchanged", True): "is blocked already",
 }

@@ -497,7 +497,11 @@ class Operations:
         """
         monitors = self.monitors(service)
         wanted = self.filter(filter, BLOCK_KEYS)
-        return block_rows(self.registry, monitors, wanted, self._context())
+        return block_rows(self.registry, monitors, wanted, self._context(), self._place_of_block)
+
+    def _place_of_block(self, monitor: Monitor, network: Network) -> str:
+        origin = self._origin_of(monitor.name, "block", monitor.policy.rules.block, network)
+        return "" if origin is None else origin.place
 
     def _context(self) -> Context:
         return Context(self.clock.seconds(), self._rates)

@@ -510,6 +510,10 @@ def _notes(read: _Read) -> Iterator[str]:
                 f"{_path_of(service)}.{key}: {path} cannot be read by this user any more: what was"
                 " read before stays in use"
             )
+    services = read.file.config.services
+    listed = [file for each in services for file in each.policy.rules.block_files]
+    for fault in dict.fromkeys(each.fault for each in listed if each.fault):
+        yield f"block_files: {fault}: what it listed before stays blocked, until a restart"
 
 
 def _problem(error: MonconnError, file: ConfigFile, service: str) -> Problem:

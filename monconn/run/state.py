@@ -18,6 +18,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
+from weakref import WeakSet
 
 import attrs
 from twisted.application.service import Service
@@ -387,6 +388,7 @@ class StateService(Service):
         self._absent: dict[str, tuple[list[StoredBlock], list[StoredUnblock]]] = {}
         self._cancels: list[Cancel] = []
         self._of_monitors: dict[Monitor, Cancel] = {}
+        self._unfollowed = WeakSet[Monitor]()
         self._timer: IDelayedCall | None = None
         self._is_dirty = self._is_saving = self._is_failing = False
         self._next_save = 0.0
@@ -497,6 +499,8 @@ class StateService(Service):
 
     def _follow(self, monitor: Monitor) -> None:
         blocks, lifted = self._absent.pop(monitor.name, ([], []))
+        if monitor in self._unfollowed:  # it still has them, and knows which have ended
+            blocks, lifted = [], []
         for each in blocks:
             _restore_block(monitor.blocking, each, time.time())
         for one in lifted:
@@ -508,6 +512,7 @@ class StateService(Service):
         cancel = self._of_monitors.pop(monitor, None)
         if cancel is not None:
             cancel()
+            self._unfollowed.add(monitor)
             blocks, lifted = self._of_absent(monitor.name)
             now, wall = self._clock.seconds(), time.time()
             for each in monitor.blocking.blocks.run_time():

@@ -33,7 +33,6 @@ from monconn.errors import (
     ReloadError,
     printable_lines,
 )
-from monconn.files import file_name
 from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.ops.reload import Change, Holds, ReloadResult
@@ -427,7 +426,8 @@ def _load_settled(file: ConfigFile) -> ConfigFile:
     """
     path = file.path
     if os.path.exists(path) and not os.path.isfile(path):
-        raise FileError(f"{file_name(path)} is no regular file: it cannot be read again")
+        text = "is no regular file: it cannot be read again"
+        raise ConfigError([Problem(file.source, None, "", text)])
     for _ in range(SETTLE_TRIES):
         problem: ConfigError | None = None
         loaded: ConfigFile | None = None

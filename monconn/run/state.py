@@ -383,7 +383,7 @@ class StateService(Service):
         self.failures = 0
         """How often the file could not be written."""
         self.is_kept = False
-        """Whether what is blocked outlasts the program."""
+        """Whether what is blocked outlasts the program, as long as its file can be written."""
         self._lock: int | None = None
         self._absent: dict[str, tuple[list[StoredBlock], list[StoredUnblock]]] = {}
         self._cancels: list[Cancel] = []
@@ -393,6 +393,10 @@ class StateService(Service):
         self._is_dirty = self._is_saving = self._is_failing = False
         self._next_save = 0.0
         self._when_saved: list[Deferred[None]] = []
+
+    def keeps(self) -> bool:
+        """Whether what is blocked now outlasts the program, as far as is known."""
+        return self.is_kept and not self._is_failing
 
     # -- start and stop
 

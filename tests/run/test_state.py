@@ -233,9 +233,12 @@ def test_a_failure_is_told_and_tried_again(path: Path, caplog: pytest.LogCapture
     run = Run(path).start()
     with patch.object(state_module, "write_state", side_effect=OSError(28, "No space left")):
         run.registry.block(NET)
+        assert run.service.keeps()
         run.go(RETRY_SECONDS + 1)
     assert run.service.failures == 2
+    assert not run.service.keeps()  # which who blocks something is told
     run.go(RETRY_SECONDS + 1)
+    assert run.service.keeps()
     assert [str(each.network) for each in stored(path).blocks] == [NET]
     assert run.service.failures == 2
 

@@ -618,8 +618,8 @@ class Devices(Observer):
                 return  # no client can come back, and all are being disconnected
             if self._is_kept_out(device) or self._is_unrecognizable(device):
                 device.restored = now  # it cannot come back; once it may, it is given its time
-            elif self._monitor.resumed > max(device.restored, device.quiet_since):
-                device.restored = self._monitor.resumed
+            elif self._monitor.lifecycle.resumed > max(device.restored, device.quiet_since):
+                device.restored = self._monitor.lifecycle.resumed
             elif device.is_unread(now):
                 device.quiet_since = now  # as far as is known; it is given its time anew
             else:

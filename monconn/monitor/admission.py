@@ -49,6 +49,9 @@ class RuleState:
     """Of ``allow``, the network that has the client."""
     block: Block | None = None
     """Of ``block``, the block that the client meets."""
+    lifted: Block | None = None
+    """Of ``block``, if the client meets none: the configured one that it would meet, had an
+    operator not unblocked that network."""
     wait_seconds: float | None = None
     """For how long a rate lets nobody in; None of other rules."""
 
@@ -194,8 +197,10 @@ class Admission:
         refusing = frozenset(self._refusing(ip, connections, now, asks_rates=True))
         by_client = self._by_client or {}
         figures: dict[Rule, dict[str, Any]] = {}
-        if self._blocks.tables or self.shared_blocks.tables:
-            figures["block"] = {"block": self.find_block(ip, now)}
+        lifted = self._blocks.find_lifted(ip)
+        if self._blocks.tables or self.shared_blocks.tables or lifted is not None:
+            found = self.find_block(ip, now)
+            figures["block"] = {"block": found, "lifted": lifted if found is None else None}
         if self._allowed is not None:
             figures["allow"] = {"network": self._allowed.find(ip)}
         if rules.per_ip_limit:

@@ -126,8 +126,8 @@ class AutoBlocker:
             before = None
         if before is not None and (before.source != "auto" or "blocked" not in self._counted):
             return  # it ends, or does not, as whoever has begun it has said
-        what = ", ".join(f"{count} × {each}" for each, count in counts.most_common())
-        reason = f"{what} in {duration_text(settings.within)}"
+        counted = ", ".join(f"{count} × {each}" for each, count in counts.most_common())
+        reason = f"{counted} in {duration_text(settings.within)}"
         if self._is_never(network):
             if client not in self._told and len(self._told) < MOST_TOLD:
                 self._told.add(client)
@@ -137,7 +137,8 @@ class AutoBlocker:
         if before is None and blocked >= settings.at_most:
             if not self._is_full_told:
                 self._is_full_told = True
-                self._tell(network, reason, f"there are {blocked} such blocks already (at_most)")
+                what = "is 1 such block" if blocked == 1 else f"are {blocked} such blocks"
+                self._tell(network, reason, f"there {what} already (at_most)")
             return
         self._is_full_told = self._is_full_told and before is not None
         monitor.blocking.block(
@@ -178,7 +179,7 @@ class AutoBlocker:
         for record in monitor.iter_connections() if len(blocked) > 1 else ():
             if record.reason is None and (client := client_of(record.client_ip)) in blocked:
                 counts[client] += 1
-        ended = monitor.end_blocked([network for network, _ in blocked.values()])
+        ended = monitor.ending.end_blocked([network for network, _ in blocked.values()])
         for client, (network, reason) in blocked.items():
             count = counts[client] if len(blocked) > 1 else ended
             detail = block_detail(self.settings.for_, reason)

@@ -41,9 +41,10 @@ def why_rows(
     :raises UnknownDevice: several devices are meant.
     """
     ip, device = yield from _address_of(text, monitors, registry, devices)
-    rows = []
+    rows, unreadable = [], registry.unreadable_files
     for monitor in monitors:
         why = yield from why_in_steps(monitor, ip)
+        paths = [each.path for each in monitor.policy.rules.block_files]
         rows.append(
             WhyRow(
                 service=why.service,
@@ -58,7 +59,7 @@ def why_rows(
                 connections=why.connections,
                 since=None if why.since is None else iso_time(why.since),
                 ids=list(why.ids),
-                unreadable_files=monitor.unreadable_files() or None,
+                unreadable_files=[unreadable[each] for each in paths if each in unreadable] or None,
                 rules=[_rule(monitor, each, origin_of) for each in why.rules],
                 auto_block=_auto_block(monitor, why.auto_block_used, origin_of),
             )
@@ -104,14 +105,15 @@ def _last_address(name: str, text: str, followed: Sequence[Any]) -> str:
 
 def _rule(monitor: Monitor, state: RuleState, origin_of: FindOrigin) -> dict[str, Any]:
     """The JSON of one rule."""
-    key, block = state.rule, state.block
-    if block is None:
+    key, block, lifted = state.rule, state.block, state.lifted
+    named = block or lifted
+    if named is None:
         value = getattr(monitor.policy.rules, key)
         origin = origin_of(monitor.name, key, value, state.network)
-    elif block.origin or block.source != "configuration":
-        origin = Origin(block.origin) if block.origin else None
+    elif named.origin or named.source != "configuration":
+        origin = Origin(named.origin) if named.origin else None
     else:
-        origin = origin_of(monitor.name, key, monitor.policy.rules.block, block.network)
+        origin = origin_of(monitor.name, key, monitor.policy.rules.block, named.network)
     return {
         "rule": key,
         "refuses": state.refuses,
@@ -123,6 +125,7 @@ def _rule(monitor: Monitor, state: RuleState, origin_of: FindOrigin) -> dict[str
             wait_seconds=None if state.wait_seconds is None else round(state.wait_seconds, 3),
             network=None if state.network is None else str(state.network),
             block=None if block is None else _block(block, monitor),
+            unblocked=None if lifted is None else str(lifted.network),
         ),
         "origin": None if origin is None else origin.place,
         "is_default": origin is not None and origin.is_default,

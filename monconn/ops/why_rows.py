@@ -152,6 +152,8 @@ def _figures(rule: Json) -> Iterator[str]:
     name = rule["rule"]
     if name == "block":
         yield _block(rule["block"]) if rule.get("block") else "no network has it"
+        if rule.get("unblocked"):
+            yield f"but {rule['unblocked']}, which an operator has unblocked"
     elif name == "allow":
         yield f"{rule['network']}" if rule.get("network") else "no network has it"
     elif rule.get("rate") is not None:

@@ -145,6 +145,23 @@ class Blocks:
                     return block
         return None
 
+    def find_lifted(self, ip: str) -> Block | None:
+        """The smallest configured network with an IP that an operator has unblocked."""
+        if not self._lifted:
+            return None
+        try:
+            address = ip_address(ip.partition("%")[0])
+        except ValueError:
+            return None
+        of_version = IPv4Network if address.version == 4 else IPv6Network  # ::1 would be IPv4
+        for length in range(address.max_prefixlen, -1, -1):
+            network = of_version((int(address), length), strict=False)
+            if network in self._lifted:
+                for key, blocks in self._by_source.items():
+                    if network in blocks and any(_is_of(key, each) for each in CONFIGURED):
+                        return blocks[network]
+        return None
+
     def covers(self, ip: str, now: float) -> bool:
         """Whether a blocked network has an IP."""
         return self.find(ip, now) is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from monconn.log import Logger
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.net.descriptors import Descriptors
+from monconn.policy.block_files import with_newer
 from monconn.policy.policy import Policy
 from monconn.relay.paths import DataPaths
 from monconn.run.ports import (
@@ -35,10 +35,6 @@ from monconn.sinks.hexdump import HexDump
 
 PAUSES_SECONDS = (0.5, 1.0)
 """Between the attempts to listen: the program that used the address may be about to end."""
-
-MOST_DRAINED = 1000
-"""Monitors of services that are gone that are kept, as a later configuration may have their names
-again: their counters, and what was blocked by hand, go on then."""
 
 _NAMED = 20
 """Services that a line of the log names."""
@@ -95,12 +91,21 @@ class _Service:
             return self.config
         return attrs.evolve(self.config, listen=parse_listen(self.port.listen))
 
+    def current(self) -> ServiceConfig:
+        """The configuration, with its files of networks as they were read last."""
+        policy, in_force = self.config.policy, self.monitor.policy.rules.block_files
+        newer = with_newer(policy.rules.block_files, in_force)
+        if newer == policy.rules.block_files:
+            return self.config
+        rules = attrs.evolve(policy.rules, block_files=newer)
+        return attrs.evolve(self.config, policy=attrs.evolve(policy, rules=rules))
+
     def changed_keys(self, new: ServiceConfig, files: TlsFiles) -> tuple[str, ...]:
         """The keys that will be different with another configuration.
 
         Those whose files have another content by now are among them, such as a renewed certificate.
         """
-        before, after = _settings(self.config), _settings(new)
+        before, after = _settings(self.current()), _settings(new)
         changed_files = self.port.changed_files(files)
         return tuple(
             key
@@ -177,7 +182,6 @@ class Supervisor:
         self._paths = DataPaths(reactor, self._clock)
         self._running: dict[str, _Service] = {}
         self._retired: dict[str, Monitor] = {}  # stopped; in the registry until it is drained
-        self._drained: OrderedDict[str, Monitor] = OrderedDict()  # so that counters may go on
         self._when_drained: list[Deferred[None]] = []
         self._stopping = False
         self._stops = 0  # those that are not done yet
@@ -191,7 +195,7 @@ class Supervisor:
     @property
     def services(self) -> tuple[ServiceConfig, ...]:
         """The configurations of the services that run."""
-        return tuple(service.config for service in self._running.values())
+        return tuple(service.current() for service in self._running.values())
 
     def files_of(self, name: str) -> TlsFiles | None:
         """What the files of a service's TLS had; None if no such service runs."""
@@ -419,7 +423,7 @@ class Supervisor:
         """The monitor of a service that runs here, or that still waits for its connections."""
         if name in self._running:
             return self._running[name].monitor
-        return self._retired.get(name) or self._drained.get(name)
+        return self._retired.get(name) or self.registry.gone.get(name)
 
     def _monitor_of(self, config: ServiceConfig) -> Monitor:
         """The service's monitor, if it has or had one, so that its counters go on; or a new one."""
@@ -541,7 +545,6 @@ class Supervisor:
         service = self._running[config.name] = _Service(config, monitor, port)
         monitor.listen, monitor.backend = port.listen or str(config.listen), str(config.backend)
         self._retired.pop(config.name, None)
-        self._drained.pop(config.name, None)
         if config.name not in self.registry.names():
             self.registry.add(monitor)
         self._show_bytes(service)
@@ -601,9 +604,7 @@ class Supervisor:
                 del self._retired[monitor.name]
                 if any(each is monitor for each in self.registry):
                     self.registry.delete(monitor.name)
-                self._drained[monitor.name] = monitor
-                if len(self._drained) > MOST_DRAINED:
-                    self._drained.popitem(last=False)
+                self.registry.keep(monitor)
             self._check_drained()
 
     def _check_drained(self) -> None:

@@ -23,7 +23,10 @@ from monconn.ops.filter_keys import BLOCK_KEYS
 from monconn.ops.rows import BlockRow
 from monconn.units import local_time
 
-_NOT_KEPT = "monconn was started without a file for its state: what it blocks ends with it"
+_NOT_KEPT = (
+    "monconn has no file for its state, or cannot write it (its log says why): what it blocks ends"
+    " with it"
+)
 
 
 @listing("blocks", BLOCK_KEYS, BlockRow)
@@ -94,8 +97,8 @@ def block(server: Client, networks: Sequence[str], as_json: bool, **arguments: A
 _BLOCKED = {
     ("new", False): "is blocked",
     ("new", True): "would be blocked",
-    ("updated", False): "was blocked already, and its block is changed",
-    ("updated", True): "is blocked already, and its block would be changed",
+    ("updated", False): "was blocked already, and is now blocked",
+    ("updated", True): "is blocked already, and would then be blocked",
     ("unchanged", False): "was blocked already",
     ("unchanged", True): "is blocked already",
 }

@@ -31,7 +31,7 @@ def test_a_block_with_an_end_a_reason_and_connections_left_open(services: Servic
 
     again = services.monconn("block", NET, "--for", "2h")
     assert re.fullmatch(
-        rf"{NET} was blocked already, and its block is changed until [-0-9: ]+,"
+        rf"{NET} was blocked already, and is now blocked until [-0-9: ]+,"
         r" 2 connections closed\n",
         again.stdout,
     )

@@ -30,6 +30,7 @@ from monconn.sinks.notify.output import Done
 from monconn.sinks.notify.senders import DeliveryError
 from monconn.sinks.notify.service import NotifyService
 from monconn.testing import make_monitor
+from tests.turning import TurnClock
 
 PASSWORD = "hunter2hunter2"
 
@@ -493,6 +494,35 @@ def test_a_stop_delivers_what_waits() -> None:
     assert world.deliveries[0].kinds() == ["closed", "closed", "silent", "summary"]
     assert world.clock.getDelayedCalls() == []
     assert not world.monitor.observers.by_hook["closed"]
+
+
+def test_a_herd_is_looked_at_in_many_turns_at_a_change_and_at_the_end() -> None:
+    clock = TurnClock()
+
+    def matches(_: object) -> bool:
+        clock.work(0.001)  # the time that it takes to look at one
+        return True
+
+    world = World()
+    notify = NotifyService(
+        [config("closed")], world.registry, None, clock, lambda _: matches, FakeDelivery
+    )
+    for _ in range(100):
+        world.connect()
+    began = clock.seconds()
+    notify.apply_config([config("closed", filter="x")])
+    assert clock.seconds() == began
+    stopped = notify.stopService()
+    turns = 0
+    while not stopped.called:
+        before = clock.seconds()
+        clock.turn()
+        assert clock.seconds() - before < 0.01
+        turns += 1
+    assert turns > 10
+    assert FakeDelivery.made[-1].kinds()[-1] == "summary"
+    assert sum(output.sent for output in notify.outputs) == 21
+    assert "and 80 more" in FakeDelivery.made[-1].texts()[-1]
 
 
 def test_a_stop_is_short() -> None:

@@ -61,7 +61,7 @@ def block_network(
     """
     where = registry if service is None else registry.get(service)
     _check(for_seconds, reason)
-    change, count = where.block_and_count(
+    change, count = where.blocking.block_and_end(
         network, for_seconds=for_seconds, reason=reason, keep_open=keep_open, actor=actor
     )
     return BlockResult(

@@ -41,7 +41,7 @@ def service_state_text(service: Mapping[str, Any]) -> str:
         seconds = (datetime.fromisoformat(until) - datetime.now(timezone.utc)).total_seconds()
     except (TypeError, ValueError, OverflowError):
         return state
-    return f"{state} {format_duration(max(0, round(seconds)))}"
+    return f"{state} {format_duration(max(0.0, seconds))}"
 
 
 _SERVICE_ALARMS = Column(

@@ -159,10 +159,6 @@ def _parse_files(text: str) -> tuple[BlockFile, ...]:
 BLOCK_FILES = Kind("files of networks", _check_files, _parse_files)
 BlockFiles = Annotated[tuple[BlockFile, ...], BLOCK_FILES]
 
-faults: dict[str, str] = {}
-"""Why files that services of this process watch cannot be read now, by their paths: what was in
-them when they could be is still in force."""
-
 
 def with_newer(files: tuple[BlockFile, ...], others: Iterable[BlockFile]) -> tuple[BlockFile, ...]:
     """Files, each as it was read last.

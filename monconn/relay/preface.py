@@ -106,7 +106,8 @@ class WaitingClient(TypingProtocol):
         """It is admitted."""
 
     def hold(self) -> None:
-        """Read nothing more, as the service is paused; :meth:`admitted` follows, or its end."""
+        """Read nothing more, as the service is paused or full; :meth:`admitted` follows, or its
+        end."""
 
     def drop(self) -> None:
         """Close the connection."""
@@ -127,7 +128,8 @@ class PrefaceRoom:
         self._monitor = monitor
         self._deadlines = deadlines
         self._waiting: dict[WaitingClient, None] = {}
-        # Those whose preface is complete, while the service is paused: no backend is dialled then.
+        # Those whose preface is complete, while the service is paused or lets nobody in: no backend
+        # is dialled then. They were accepted before that was so.
         self._decided: dict[WaitingClient, Decision] = {}
         self._cancel: Cancel | None = None
 
@@ -158,7 +160,7 @@ class PrefaceRoom:
             self._log.failure("a preface failed")
             self.give_up(client, "error", "none", "the preface failed")
         else:
-            if decision is not None and self._monitor.is_paused:
+            if decision is not None and (self._decided or self._must_hold()):
                 self._hold(client, decision)
             elif decision is not None:
                 self._admit(client, decision)
@@ -166,6 +168,9 @@ class PrefaceRoom:
                 self.end_early(client, client.how_it_ended())
             elif len(data) >= self.preface.max_bytes:
                 self.give_up(client, "error", "none", f"no preface in {len(data)} bytes")
+
+    def _must_hold(self) -> bool:
+        return self._monitor.room.must_wait() and not self._monitor.stopping
 
     def _hold(self, client: WaitingClient, decision: Decision) -> None:
         self._leave(client)
@@ -175,22 +180,22 @@ class PrefaceRoom:
         self._decided[client] = decision
         client.hold()
         if self._cancel is None:
-            self._cancel = self._monitor.when_room(self._admit_decided)
+            self._cancel = self._monitor.room.subscribe(self._admit_decided)
 
     def _admit_decided(self) -> None:
-        if self._cancel is None or self._monitor.is_paused:
+        if self._cancel is None or self._must_hold():
             return
         self._cancel()
         self._cancel = None
         in_turns(self._monitor.clock, self._admitting())
 
     def _admitting(self) -> Iterator[None]:
-        while self._decided and not self._monitor.is_paused:
+        while self._decided and not self._must_hold():
             client = next(iter(self._decided))
             self._admit(client, self._decided.pop(client))
             yield
-        if self._decided and self._cancel is None:  # paused again meanwhile
-            self._cancel = self._monitor.when_room(self._admit_decided)
+        if self._decided and self._cancel is None:  # paused, or full, again meanwhile
+            self._cancel = self._monitor.room.subscribe(self._admit_decided)
 
     def _admit(self, client: WaitingClient, decision: Decision) -> None:
         self._leave(client)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from monconn.config import config as reader
 from monconn.config.config import Config, parse
+from monconn.config.notify import NOTIFY_ON, NotifyConfig
 from monconn.config.sections import (
+    CaptureConfig,
     ControlConfig,
     DevicesConfig,
     HistoryConfig,
@@ -22,6 +24,7 @@ from monconn.config.sections import (
     TlsConfig,
 )
 from monconn.errors import ConfigError
+from monconn.policy.auto_block import COUNTED, AutoBlock
 from monconn.policy.sides import Keepalive
 from monconn.policy.tls import BackendTls, ListenTls
 from monconn.run.observers import check_observers
@@ -52,6 +55,7 @@ def names_of(cls: type) -> list[str]:
 
 
 SECTIONS: dict[str, type] = {
+    "capture": CaptureConfig,
     "control": ControlConfig,
     "devices": DevicesConfig,
     "history": HistoryConfig,
@@ -59,6 +63,7 @@ SECTIONS: dict[str, type] = {
     "manhole": ManholeConfig,
     "metrics": MetricsConfig,
 }
+LISTS: dict[str, type] = {"control": ControlConfig, "notify": NotifyConfig}
 KEYS = sorted(
     {
         *names_of(Config),
@@ -69,7 +74,9 @@ KEYS = sorted(
         *names_of(ListenTls),
         *names_of(BackendTls),
         *names_of(Keepalive),
-        *("client", "use", "filter"),
+        *names_of(NotifyConfig),
+        *(name.rstrip("_") for name in names_of(AutoBlock)),
+        *("client", "use", "filter", "include", "down"),
     }
 )
 ODD_TEXTS = [
@@ -130,6 +137,24 @@ ODD_TEXTS = [
     "monconn:AsyncObserver",
     "client:10.0.0.0/8 not:idle:5m..",
     "up:..",
+    "20/s burst 50",
+    "0/s",
+    "1/0s",
+    "9999999999999999999999/s burst 1",
+    "1MiB/s",
+    "1e300 GiB/s",
+    "rate",
+    "blocked",
+    "view",
+    "alarm",
+    "http://[::1",
+    "http://u:p@h:99999/",
+    "https://h\\@evil/",
+    "file:///etc/passwd",
+    "mailto://a:b@",
+    "json://x",
+    "whsec_!",
+    *NOTIFY_ON[:3],
 ]
 SCALARS = st.one_of(
     st.sampled_from(ODD_TEXTS),
@@ -146,11 +171,16 @@ STRUCTURES = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(NAMES, inner, max_size=8)),
     max_leaves=25,
 )
+AUTO_BLOCKS = st.fixed_dictionaries(
+    {"of": st.lists(st.sampled_from([*COUNTED, "operator", "x"]), max_size=3)},
+    optional={key.rstrip("_"): SCALARS | STRUCTURES for key in names_of(AutoBlock) if key != "of"},
+)
 SERVICES = st.dictionaries(
     st.one_of(st.just("web"), st.text(max_size=8)),
     st.dictionaries(st.sampled_from(sorted(reader._NATIVE_READERS)), STRUCTURES, max_size=5).map(
         lambda keys: {"listen": ":80", "backend": ":81"} | keys
-    ),
+    )
+    | AUTO_BLOCKS.map(lambda keys: {"listen": ":80", "backend": ":81", "auto_block": keys}),
     max_size=2,
 )
 OBSERVERS = st.dictionaries(
@@ -168,6 +198,15 @@ FILES = st.fixed_dictionaries(
             for name, cls in SECTIONS.items()
         },
         "defaults": STRUCTURES,
+        "include": SCALARS | STRUCTURES,
+        "state": SCALARS,
+        **{
+            name: st.lists(
+                st.dictionaries(st.sampled_from(names_of(cls)), SCALARS | STRUCTURES, max_size=4),
+                max_size=2,
+            )
+            for name, cls in LISTS.items()
+        },
         "observers": st.lists(OBSERVERS, max_size=2),
     },
 )

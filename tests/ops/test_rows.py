@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import attrs
@@ -405,3 +405,11 @@ def test_on_80_columns_an_action_of_the_history_says_what_was_done() -> None:
     assert titles.split() == ["AT", "EVENT", "SERVICE", "CLIENT", "WHAT", "DETAIL"]
     assert "block" in line
     assert "blocked 10.0.0.0/8 at all services" in line
+
+
+def test_what_is_left_of_a_pause_has_no_more_precision_than_it_is_written_with() -> None:
+    until = datetime.now(timezone.utc) + timedelta(seconds=5.4)
+    text = rows.service_state_text({"state": "paused", "paused_until": until.isoformat()})
+    word, left = text.split()
+    assert (word, left[-1]) == ("paused", "s")
+    assert 5.0 < float(left[:-1]) <= 5.4

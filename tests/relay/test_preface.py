@@ -17,6 +17,8 @@ from monconn.addresses import TcpAddress
 from monconn.clock import MonotonicClock
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.monitor import Monitor
+from monconn.policy.policy import Policy
+from monconn.policy.rules import Rules
 from monconn.relay import preface as preface_module
 from monconn.relay.forwarder import ForwardingFactory
 from monconn.relay.paths import DataPaths
@@ -95,6 +97,26 @@ def test_bytes_after_the_preface_arrive_once_and_its_client_address_is_used(worl
     assert record.up == 1_000_005, "the preface is not counted: it is not the connection's"
     end_in_order(client, backend)
     world.closed()
+
+
+def they_enter_one_by_one(world: World) -> None:
+    clients = [world.client() for _ in range(3)]
+    until(lambda: len(world.room()) == 3)
+    for client in clients:
+        client.sendall(b"peek\n")
+    for _ in clients:
+        backend = world.backend()
+        assert exactly(backend, 5) == b"peek\n"
+        reset(backend)
+    records = world.closed(3)
+    assert {record.reason for record in records} == {"backend_reset"}
+    assert (world.monitor.totals().refused, len(world.room())) == ({}, 0)
+
+
+in_full_world = in_world(rules=Rules(conn_limit=1))
+in_slow_world = in_world(rules=Policy.of(rate="20/s burst 1").rules)
+test_they_wait_for_room_once_their_preface_is_complete = in_full_world(they_enter_one_by_one)
+test_they_enter_at_the_pace_of_the_rate = in_slow_world(they_enter_one_by_one)
 
 
 @in_world()

@@ -174,6 +174,24 @@ async def test_what_is_not_drained_in_time_is_ended(world: World) -> None:
     assert monitor.closed_records[0].reason == "stopping"
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_was_unblocked_everywhere_is_so_at_a_service_that_comes_back(
+    world: World,
+) -> None:
+    service, other = world.service(), world.service("other")
+    await world.supervisor.apply((), [service, other])
+    monitor = world.monitor()
+    monitor.block("192.0.2.1")
+    monitor.block("192.0.2.2")
+    await world.supervisor.apply([service], ())
+    await world.supervisor.drained()
+    assert world.registry.names() == ["other"]
+    world.registry.unblock("192.0.2.1")
+    await world.supervisor.apply((), [service])
+    assert world.monitor() is monitor
+    assert [str(each) for each in monitor.blocks()] == ["192.0.2.2/32"]
+
+
 @pytest.mark.parametrize("listen", [ANY, EndpointAddress("tcp:0:interface=127.0.0.1")])
 @pytest_twisted.ensureDeferred
 async def test_clients_of_a_paused_service_wait_in_the_queue(world: World, listen: Any) -> None:
@@ -415,7 +433,7 @@ async def test_each_side_has_its_own_keepalive(world: World) -> None:
     service = world.service(keepalive=Sides(client=one, backend=two))
     await world.supervisor.apply((), [service])
     await world.connect()
-    (relay,) = cast(Any, world.monitor()._live.values())
+    (relay,) = cast(Any, world.monitor().live.by_id.values())
     assert times(relay.client._sock) == one  # from the listener, before the first check
     changed = service.changed(keepalive=Sides(client=False, backend=three))
     await world.supervisor.apply([service], [changed])

@@ -23,7 +23,7 @@ _KEYS = (
     ("Escape", "remove the filter"),
     ("s  S", "sort by the next, the previous order"),
     ("d", "devices, those with alarms first"),
-    ("p", "pause, and go on"),
+    ("p", "pause the screen, and go on"),
     ("t", "dark, light, the terminal's own colours"),
     ("q  Ctrl-C", "quit"),
 )

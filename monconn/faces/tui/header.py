@@ -12,6 +12,7 @@ from monconn.faces.tui.charts import BUCKET_SECONDS, bars
 from monconn.faces.tui.model import Model
 from monconn.faces.tui.widgets import action
 from monconn.ops.columns import Unit, format_value
+from monconn.ops.rows import service_state_text
 from monconn.units import format_duration
 
 CHARTS: tuple[tuple[str, str, Unit, str], ...] = (
@@ -30,7 +31,8 @@ def status_line(model: Model, width: int) -> Text:
     line.append(" monconn top ", "badge")
     line.append(f"  {model.live_count:,} live", "strong")
     for shown, text, style in (
-        (model.paused, " PAUSED ", "badge"),
+        (bool(state := _only_state(model)), f" {state} ", "badge"),
+        (model.paused, " SCREEN PAUSED ", "badge"),
         (not model.may_act, " VIEW ONLY ", "badge"),
         (model.lost, " NO SERVER, OLD DATA ", "alarm"),
     ):
@@ -74,6 +76,13 @@ def _services_alarms(model: Model) -> str:
     if len(found) == 1 and len(found[0]) <= _ALARM_CELLS:
         return printable(found[0])
     return f"{len(found)} service alarm{'' if len(found) == 1 else 's'}" if found else ""
+
+
+def _only_state(model: Model) -> str:
+    """What the only service does, unless it runs: several have a table of their own."""
+    services = model.snapshot.services
+    text = service_state_text(services[0]) if len(services) == 1 else ""
+    return "" if text == "running" else printable(text)
 
 
 def _services_text(model: Model) -> str:

@@ -60,13 +60,20 @@ class Collector(Observer):
 
     :param wanted: the kinds that some output is told of; hooks of others are not called.
     :param ready: called with the first event of an empty queue.
+    :param before: the one before this, whose queue it takes over.
     """
 
-    def __init__(self, wanted: frozenset[str], clock: Clock, ready: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        wanted: frozenset[str],
+        clock: Clock,
+        ready: Callable[[], object],
+        before: Collector | None = None,
+    ) -> None:
         self._clock = clock
         self._ready = ready
-        self.pending: deque[Event] = deque()
-        self.left_out: Counter[tuple[str, str]] = Counter()
+        self.pending: deque[Event] = deque() if before is None else before.pending
+        self.left_out: Counter[tuple[str, str]] = Counter() if before is None else before.left_out
         """What was beyond :data:`MOST_PENDING`, by kind and service."""
         for kind in _CONNECTION_EVENTS:
             if kind not in wanted:
@@ -170,12 +177,20 @@ class NotifyService(Service):
 
     def _observe(self) -> None:
         wanted = frozenset(kind for output in self.outputs for kind in output.config.on)
-        self._drain_now()
-        self._stop_observing()
-        self._collector, self._stop_observing = None, lambda: None
+        before = self._stop_collecting()
         if wanted:
-            self._collector = Collector(wanted, self._clock, self._schedule)
+            # What waits goes on waiting: a herd is not looked at in one turn.
+            self._collector = Collector(wanted, self._clock, self._schedule, before)
             self._stop_observing = self._registry.observe(self._collector)
+            if self._collector.pending:
+                self._schedule()
+
+    def _stop_collecting(self) -> Collector | None:
+        """Be told of nothing more; returns what was told, if anybody wanted that."""
+        collector, self._collector = self._collector, None
+        self._stop_observing()
+        self._stop_observing = lambda: None
+        return collector
 
     # -- what happens
 
@@ -197,8 +212,9 @@ class NotifyService(Service):
             for output in tuple(self.outputs):
                 output.offer(event)
                 yield
-        left_out, collector.left_out = collector.left_out, Counter()
-        for (kind, service), count in left_out.items():
+        left_out = tuple(collector.left_out.items())
+        collector.left_out.clear()
+        for (kind, service), count in left_out:
             for output in tuple(self.outputs):
                 if output.wants((kind,)):
                     word = f"{kind} at {service}" if service else kind
@@ -216,11 +232,6 @@ class NotifyService(Service):
         self._is_draining = False
         self._log.failure("notifications are lost", failure)
 
-    def _drain_now(self) -> None:
-        if self._collector is not None:
-            for _ in self._drain_steps(self._collector):
-                pass
-
     # -- IService
 
     def stopService(self) -> Deferred[Any]:
@@ -229,31 +240,37 @@ class NotifyService(Service):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._drain_now()
-        self._stop_observing()
-        self._collector, self._stop_observing = None, lambda: None
-        flushed: list[Deferred[None]] = []
-        for output in self.outputs:
-            done: Deferred[None] = Deferred()
-            flushed.append(done)
-            output.flush(lambda done=done: done.called or done.callback(None))  # type: ignore[misc]
-        timer = self._clock.callLater(FLUSH_SECONDS, self._stop_outputs)
+        collector = self._stop_collecting()
+        drained = in_turns(self._clock, () if collector is None else self._drain_steps(collector))
+
+        def give_up() -> None:
+            if not drained.called:
+                drained.cancel()
+            self._stop_outputs()
+
+        timer = self._clock.callLater(FLUSH_SECONDS, give_up)
+        ended: Deferred[None] = Deferred()
 
         def stopped(_: object) -> None:
             if timer.active():
                 timer.cancel()
             self._stop_outputs()
+            ended.callback(None)
 
-        return DeferredList(flushed).addCallback(stopped)
+        drained.addBoth(lambda _: self._flush()).addBoth(stopped)
+        return ended
+
+    def _flush(self) -> Deferred[Any]:
+        flushed: list[Deferred[None]] = []
+        for output in self.outputs:
+            done: Deferred[None] = Deferred()
+            flushed.append(done)
+            output.flush(lambda done=done: done.called or done.callback(None))  # type: ignore[misc]
+        return DeferredList(flushed)
 
     def _stop_outputs(self) -> None:
-        lost = 0
         for output in self.outputs:
-            before = output.dropped
             output.stop()
-            lost += output.dropped - before
-        if lost:
-            self._log.warn("notify: {count} messages could not be sent any more", count=lost)
 
     # -- queries and tests
 

@@ -179,7 +179,7 @@ def test_pause() -> None:
 
     async def steps(screen: Screen) -> None:
         await screen.press("p")
-        assert "PAUSED" in screen.lines("status")[0]
+        assert "SCREEN PAUSED" in screen.lines("status")[0]
         calls = len(server.calls)
         server.live[99] = connection(99)
         await screen.poll()
@@ -367,6 +367,18 @@ def test_services_say_what_they_do() -> None:
     async def steps(screen: Screen) -> None:
         lines = screen.lines("services")
         assert [line.split()[1] for line in lines] == ["STATE", "draining", "paused"]
+
+    play(server, steps, (80, 24))
+
+
+def test_the_only_service_says_what_it_does_in_the_first_line() -> None:
+    server = FakeServer(services=["web"])  # so that there is no table of services
+
+    async def steps(screen: Screen) -> None:
+        assert "running" not in screen.lines("status")[0]
+        server.states = {"web": "draining"}
+        await screen.poll()
+        await screen.until(lambda: " draining " in screen.lines("status")[0])
 
     play(server, steps, (80, 24))
 

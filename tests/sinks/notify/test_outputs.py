@@ -30,6 +30,7 @@ from monconn.sinks.notify.output import Done
 from monconn.sinks.notify.senders import DeliveryError
 from monconn.sinks.notify.service import NotifyService
 from monconn.testing import make_monitor
+from tests.turning import TurnClock
 
 PASSWORD = "hunter2hunter2"
 
@@ -140,6 +141,15 @@ def test_an_event_is_sent_with_its_own_fields() -> None:
     alarm = Alarm("silent", "web", "pump-7", 1e9, False, "it is so")
     assert values["event"] == {"event": "alarm", **alarm.snapshot()}
     assert (message.title, message.is_good) == ("monconn: silent at web", False)
+
+
+def test_an_action_says_once_where_it_was_done() -> None:
+    world = World(config("action"))
+    by = "the time of the pause is over"
+    world.monitor.report(Action("resume", CONFIGURATION, 1e9, "web", by))
+    world.wait()
+    (text,) = world.deliveries[0].texts()
+    assert text == "resumed web (the time of the pause is over) for the configuration"
 
 
 def test_the_fields_of_a_connection_are_those_of_the_json_log() -> None:
@@ -486,6 +496,35 @@ def test_a_stop_delivers_what_waits() -> None:
     assert not world.monitor.observers.by_hook["closed"]
 
 
+def test_a_herd_is_looked_at_in_many_turns_at_a_change_and_at_the_end() -> None:
+    clock = TurnClock()
+
+    def matches(_: object) -> bool:
+        clock.work(0.001)  # the time that it takes to look at one
+        return True
+
+    world = World()
+    notify = NotifyService(
+        [config("closed")], world.registry, None, clock, lambda _: matches, FakeDelivery
+    )
+    for _ in range(100):
+        world.connect()
+    began = clock.seconds()
+    notify.apply_config([config("closed", filter="x")])
+    assert clock.seconds() == began
+    stopped = notify.stopService()
+    turns = 0
+    while not stopped.called:
+        before = clock.seconds()
+        clock.turn()
+        assert clock.seconds() - before < 0.01
+        turns += 1
+    assert turns > 10
+    assert FakeDelivery.made[-1].kinds()[-1] == "summary"
+    assert sum(output.sent for output in notify.outputs) == 21
+    assert "and 80 more" in FakeDelivery.made[-1].texts()[-1]
+
+
 def test_a_stop_is_short() -> None:
     world = World(config(), config())
     world.deliveries[0].answer = None
@@ -493,13 +532,15 @@ def test_a_stop_is_short() -> None:
     world.alarm()
     world.alarm()
     world.wait()
-    stopped = world.notify.stopService()
-    assert not stopped.called
     with capturedLogs() as events:
+        stopped = world.notify.stopService()
+        assert not stopped.called
         world.clock.advance(services.FLUSH_SECONDS)
     assert stopped.called
-    (event,) = events
-    assert formatEvent(event) == "notify: 2 messages could not be sent any more"
+    assert [formatEvent(event) for event in events] == [
+        f"notify {number} (https://example.com/...): 2 messages could not be sent any more"
+        for number in (2, 1)
+    ]
     (done,) = world.deliveries[0].waiting
     done("late", None)  # the thread has its answer now
     assert world.clock.getDelayedCalls() == []

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from monconn.addresses import parse_network
 from monconn.errors import ControlError, printable
 from monconn.faces.cli import completion
 from monconn.faces.cli.listings import listing
@@ -70,6 +71,7 @@ def block(server: Client, networks: Sequence[str], as_json: bool, **arguments: A
             raise ControlError(f"{runs} runs, which is too old for {option}: restart it")
     dry_run, service = arguments["dry_run"], arguments["service"]
     arguments["dry_run"] = dry_run or None
+    _check_networks(networks)
     rows: list[dict[str, Any]] = []
     is_kept = True
     for network in networks:
@@ -92,6 +94,12 @@ def block(server: Client, networks: Sequence[str], as_json: bool, **arguments: A
         print_json(rows)
     if not (is_kept or dry_run):
         print_note(_NOT_KEPT)
+
+
+def _check_networks(networks: Sequence[str]) -> None:
+    """Have a mistake in one of them change nothing of the others."""
+    for each in networks:
+        parse_network(each)
 
 
 _BLOCKED = {
@@ -121,6 +129,7 @@ def unblock(
     server: Client, networks: Sequence[str], service: str | None, dry_run: bool, as_json: bool
 ) -> None:
     """Let clients of exactly this IP or network in again, whoever has blocked it."""
+    _check_networks(networks)
     rows: list[dict[str, Any]] = []
     for network in networks:
         answer = server.call("Unblock", network=network, service=service, dry_run=dry_run or None)

@@ -97,6 +97,10 @@ def test_what_cannot_be(services: Services) -> None:
     for options in (["--for", "0"], ["--for", "soon"], ["--for", "400000d"]):
         assert services.monconn("block", NET, *options).exit_code == 2
     assert services.monconn("block", NET, "--reason", "x" * 201).exit_code == 2
+    for verb in ("block", "unblock"):
+        result = services.monconn(verb, NET, "10.0.0.999")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert '"10.0.0.999" is neither an IP address nor a network' in result.stderr
     assert services.json("blocks") == []
 
 

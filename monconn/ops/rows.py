@@ -56,6 +56,18 @@ _SERVICE_ALARMS = Column(
 )
 
 
+_WOULD_REFUSE = Column(
+    "would_refuse",
+    "WOULD REFUSE",
+    "object",
+    importance=4,
+    width=14,
+    max_width=60,
+    help="How many, by which rule in dry_run.",
+    is_for_some=True,
+)
+
+
 @attrs.frozen(slots=False)
 class ServiceRow(Row):
     """One service in figures."""
@@ -70,8 +82,9 @@ class ServiceRow(Row):
             help="running, paused (how long), draining or stopping.",
             value=service_state_text,
         ),
-        *("listen", "backend", "connections", "ip_count", "total", "refused", "up"),
-        *("down", "uptime"),
+        *("listen", "backend", "connections", "ip_count", "total", "refused"),
+        _WOULD_REFUSE,
+        *("up", "down", "uptime"),
         _SERVICE_ALARMS,
     )
     # The IPs are a list of their own.

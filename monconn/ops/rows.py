@@ -231,7 +231,7 @@ class ConnectionRow(Row):
     NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"would_refuse"})
     # Made for show alone: calculated from the kernel's figures, or with addresses that it asks for.
     NOT_LISTED: ClassVar[frozenset[str]] = frozenset(
-        {"diagnosis", "community_id", "backend_community_id", "recorded"}
+        {"diagnosis", "community_id", "backend_community_id", "recorded", "is_paused"}
     )
 
     id: int = field(
@@ -389,6 +389,13 @@ class ConnectionRow(Row):
         optional=True,
         importance=13,
         help="How many of its bytes monconn recording shows.",
+    )
+    is_paused: bool | None = field(
+        "PAUSED",
+        "flag",
+        optional=True,
+        importance=13,
+        help="Whether its service stands still.",
     )
     limited_seconds: float | None = field(
         "LIMITED",

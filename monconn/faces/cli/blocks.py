@@ -26,7 +26,10 @@ from monconn.units import local_time
 _NOT_KEPT = "monconn was started without a file for its state: what it blocks ends with it"
 
 
-@listing("blocks", BLOCK_KEYS, BlockRow)
+@listing(
+    *("blocks", BLOCK_KEYS, BlockRow),
+    short_help="The blocked networks: by whom, until when, and their hits.",
+)
 def blocks(server: Client, **arguments: Any) -> Iterable[Any]:
     """The blocked networks: by whom, until when, and how many clients they have met.
 
@@ -35,7 +38,7 @@ def blocks(server: Client, **arguments: Any) -> Iterable[Any]:
     return server.rows("ListBlocks", **arguments)
 
 
-@click.command()
+@click.command(short_help="Refuse clients of an IP or a network, and end their connections.")
 @click.argument(
     "networks", metavar="NET...", nargs=-1, required=True, shell_complete=completion.clients
 )
@@ -106,7 +109,7 @@ def _what(is_changed: bool, is_update: bool) -> str:
     return "updated" if is_update else "new" if is_changed else "unchanged"
 
 
-@click.command()
+@click.command(short_help="Let clients of an IP or a network in again.")
 @click.argument(
     "networks", metavar="NET...", nargs=-1, required=True, shell_complete=completion.blocked
 )

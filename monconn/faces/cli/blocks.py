@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from monconn.errors import ControlError, printable
+from monconn.addresses import address_text, parse_network
+from monconn.errors import AddressError, ControlError, printable
 from monconn.faces.cli import completion
 from monconn.faces.cli.listings import listing
 from monconn.faces.cli.output import print_json, print_line, print_note
@@ -86,7 +87,7 @@ def block(server: Client, networks: Sequence[str], as_json: bool, **arguments: A
             row |= {"dry_run": True, "closed": count}
         rows.append(row)
         if not as_json:
-            text = f"{network} {_BLOCKED[_what(is_changed, is_update), dry_run]}"
+            text = f"{_whole(network)} {_BLOCKED[_what(is_changed, is_update), dry_run]}"
             print_line(text + _at(service) + _until(until, is_update) + _ended(count, dry_run))
     if as_json:
         print_json(rows)
@@ -126,7 +127,7 @@ def unblock(
         answer = server.call("Unblock", network=network, service=service, dry_run=dry_run or None)
         is_changed = answer["changed"] == "True"
         row: dict[str, Any] = {"network": network, "changed": is_changed}
-        text = f"{network} {_UNBLOCKED[is_changed, dry_run]}{_at(service)}"
+        text = f"{_whole(network)} {_UNBLOCKED[is_changed, dry_run]}{_at(service)}"
         if dry_run:
             row |= {"dry_run": True, "closed": 0}
         if wider := answer.get("still_blocked_by"):
@@ -146,6 +147,14 @@ _UNBLOCKED = {
     (False, True): "is not blocked",
 }
 """By whether it is changed, and dry run."""
+
+
+def _whole(network: str) -> str:
+    """What a server takes it for: of 10.1.2.3/8, which may be a slip, all of 10.0.0.0/8."""
+    try:
+        return address_text(parse_network(network))
+    except AddressError:  # a newer server may understand more
+        return network
 
 
 def _at(service: str | None) -> str:

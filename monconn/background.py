@@ -1,15 +1,46 @@
-"""A thread for slow work, behind a queue with a limit."""
+"""Threads for slow work: one behind a queue with a limit, or one for a single piece of it."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from monconn.log import Logger
 
 Item = TypeVar("Item")
+
+
+class ThreadReactor(Protocol):
+    """What a thread reports to."""
+
+    def callFromThread(self, call: Callable[..., object], /, *args: Any) -> object:
+        """Call something in the reactor's thread."""
+
+
+def run_in_thread(
+    reactor: ThreadReactor,
+    name: str,
+    work: Callable[[], object],
+    done: Callable[[Any], object],
+) -> None:
+    """Do work that may hang in a thread of its own, which keeps the program from ending in no case.
+
+    :param name: of the thread, for debuggers.
+    :param done: called in the reactor's thread with the result, or with the exception.
+    :raises RuntimeError: the system gives us no more threads.
+    """
+
+    def run() -> None:
+        outcome: object
+        try:
+            outcome = work()
+        except BaseException as error:
+            outcome = error
+        reactor.callFromThread(done, outcome)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
 
 
 class BackgroundQueue(Generic[Item]):

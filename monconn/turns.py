@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -83,6 +83,18 @@ def result_of(clock: Clock, steps: Generator[None, None, T]) -> Deferred[T]:
         results.append((yield from steps))
 
     return in_turns(clock, run()).addCallback(lambda _: results[0])
+
+
+def uncancellable(deferred: Deferred[T]) -> Deferred[T]:
+    """A Deferred for the same result; to cancel it has no effect on the work."""
+    result: Deferred[T] = Deferred()
+
+    def finished(value: Any) -> None:
+        if not result.called:
+            result.callback(value)  # or the failure
+
+    deferred.addBoth(finished)
+    return result
 
 
 class _Work:

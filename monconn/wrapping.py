@@ -107,7 +107,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self._progress = SendProgress()
         self._watchers: Watchers | None = None
         self._recording: Recording | None = None
-        self.decoding = factory.monitor.decoding
+        self.decoding = factory.monitor.decoders.first
         self._descriptor: Any = None
         self._socket: Any = None
         self._lose_transport: Any = None
@@ -242,7 +242,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             (self._recording.up if direction == "up" else self._recording.down).add(data, now)
         data = bytes(data)  # no copy, unless it is a bytearray, which its owner may go on to change
         if self.decoding is not None:
-            self._monitor.decode(self, direction, data)
+            self._monitor.decoders.chunk(self, direction, data)
         if self._monitor.observers.watched:
             self._monitor.saw(record, direction, data)
         if self._watchers is not None:
@@ -630,7 +630,7 @@ class MonitoringFactory(WrappingFactory):
             )
         super().__init__(wrapped)
         self.monitor = monitor
-        monitor.can_pause = False
+        monitor.lifecycle.can_pause = False
         self.is_client = _is_client(wrapped) if is_client is None else is_client
         if keepalive is not None:
             try:

@@ -551,7 +551,8 @@ class Devices(Observer):
             self._check_alarms(device)
             yield
         self._backend.poll()
-        yield from self._outages.decide(now, self._backend.is_down)
+        # In a pause nobody can come back either, and the operator knows that.
+        yield from self._outages.decide(now, self._backend.is_down or self._monitor.is_paused)
 
     def _apply(self) -> Iterator[None]:
         """Follow a policy that was replaced; alarms that it switches off are ended by the poll."""
@@ -617,8 +618,8 @@ class Devices(Observer):
                 return  # no client can come back, and all are being disconnected
             if self._is_kept_out(device) or self._is_unrecognizable(device):
                 device.restored = now  # it cannot come back; once it may, it is given its time
-            elif self._monitor.resumed > max(device.restored, device.quiet_since):
-                device.restored = self._monitor.resumed
+            elif self._monitor.lifecycle.resumed > max(device.restored, device.quiet_since):
+                device.restored = self._monitor.lifecycle.resumed
             elif device.is_unread(now):
                 device.quiet_since = now  # as far as is known; it is given its time anew
             else:
@@ -690,8 +691,8 @@ class Devices(Observer):
             detail += f", declared keepalive {device.keepalive:g} s"
         else:
             detail += f", usually {usual} every {format_duration(typical_seconds(gaps) or 0.0)}"
-        if device.restored > since:
-            detail += f"; monconn was restarted {format_duration(now - device.restored)} ago"
+        if device.restored > since:  # by a restart, or as it was paused, draining or blocked
+            detail += f"; it could not be heard until {format_duration(now - device.restored)} ago"
         self._notify("silent", device, False, detail)
 
     def _end_silence(self, device: Device, detail: str) -> None:

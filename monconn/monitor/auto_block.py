@@ -179,7 +179,7 @@ class AutoBlocker:
         for record in monitor.iter_connections() if len(blocked) > 1 else ():
             if record.reason is None and (client := client_of(record.client_ip)) in blocked:
                 counts[client] += 1
-        ended = monitor.end_blocked([network for network, _ in blocked.values()])
+        ended = monitor.ending.end_blocked([network for network, _ in blocked.values()])
         for client, (network, reason) in blocked.items():
             count = counts[client] if len(blocked) > 1 else ended
             detail = block_detail(self.settings.for_, reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import attrs
 
@@ -44,12 +44,20 @@ class Blocking:
 
     :param blocks: what is looked up.
     :param clock: monotonic time and timers.
+    :param end: ends the live connections from some networks, and says how many.
     :param ended: called with each block that has ended.
     """
 
-    def __init__(self, blocks: Blocks, clock: Clock, ended: Callable[[Block], object]) -> None:
+    def __init__(
+        self,
+        blocks: Blocks,
+        clock: Clock,
+        end: Callable[[Collection[Network]], int],
+        ended: Callable[[Block], object],
+    ) -> None:
         self.blocks = blocks
         self.seconds = clock.seconds
+        self._end = end
         self._ended = ended
         self._deadlines = Deadlines(clock)
         self._ends: dict[Block, _End] = {}
@@ -88,6 +96,24 @@ class Blocking:
             keep_open=keep_open,
         )
 
+    def block_and_end(
+        self,
+        network: Network,
+        *,
+        for_seconds: float | None,
+        reason: str,
+        keep_open: bool,
+        actor: Actor | None,
+    ) -> tuple[BlockChange, int]:
+        """Block a network as an operator, and end the connections from it unless they are to stay.
+
+        :returns: what has changed, and how many connections were ended.
+        """
+        change = self.block(
+            network, for_seconds=for_seconds, reason=reason, keep_open=keep_open, actor=actor
+        )
+        return change, 0 if keep_open else self._end([network])
+
     def unblock(self, network: Network) -> bool:
         """Unblock exactly this network, whatever its source; False if it was not blocked."""
         now = self.seconds()
@@ -114,8 +140,7 @@ class Blocking:
         elif end is not None:
             del self._ends[block]
             self._deadlines.cancel(end)
-        for call in self.changes.calls:
-            call()
+        self.changes.notify()
 
 
 def check_block(for_seconds: float | None, reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 from weakref import WeakSet
@@ -21,15 +22,15 @@ from monconn.errors import (
 from monconn.log import Logger
 from monconn.model import uid
 from monconn.model.actions import NOBODY, OWN_CODE, Action, ActionKind, Actor, whose_code
-from monconn.model.reasons import BlockSource
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.blocking import Blocking, block_detail
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.observers import AnyObserver, Where, hooks_of
 from monconn.monitor.subscriptions import Cancel, Subscriptions
-from monconn.policy.blocks import Block, BlockChange, Blocks
+from monconn.policy.blocks import Block, Blocks
 
 WAIT_SECONDS = 60.0
+MOST_GONE = 1000
 
 
 class Registry:
@@ -44,8 +45,15 @@ class Registry:
     def __init__(self, clock: Clock | None = None) -> None:
         self.blocks = Blocks()
         """What is blocked at all services, also at those that are added later."""
+        self.unreadable_files: dict[str, str] = {}
+        """Why files of ``block_files`` cannot be read now, by path; what they listed before is in
+        force. Whoever watches them sets it."""
         self.unblocked = Subscriptions[[Network]]()
         """Called with each network that was unblocked everywhere."""
+        self.gone: OrderedDict[str, Monitor] = OrderedDict()
+        """Monitors of services that were removed, as a later configuration may have their names
+        again: their counters, and what was blocked by hand, go on then; :data:`MOST_GONE` at most.
+        """
         self._clock = clock
         self._blocking: Blocking | None = None
         self._monitors: dict[str, Monitor] = {}
@@ -70,12 +78,14 @@ class Registry:
         if monitor.name in self._monitors:
             raise DuplicateService(f"a service named {monitor.name!r} exists already")
         self._monitors[monitor.name] = monitor
+        self.gone.pop(monitor.name, None)
         monitor.admission.shared_blocks = self.blocks
         if len(monitor):
-            monitor.end_blocked([e.network for e in self.blocks.in_force() if not e.keep_open])
+            monitor.ending.end_blocked(
+                [e.network for e in self.blocks.in_force() if not e.keep_open]
+            )
         monitor.recorder.configure(monitor.policy.recorder)  # it may have been deleted before
-        for call in self._when_added.calls:
-            call(monitor)
+        self._when_added.notify(monitor)
 
     def when_added(self, call: Callable[[Monitor], object]) -> Cancel:
         """Call something with each monitor that is added from now on.
@@ -149,9 +159,14 @@ class Registry:
         monitor = self.get(name)
         del self._monitors[name]
         monitor.recorder.configure(None)
-        for call in self._when_deleted.calls:
-            call(monitor)
+        self._when_deleted.notify(monitor)
         return monitor
+
+    def keep(self, monitor: Monitor) -> None:
+        """Keep a deleted monitor without connections, in case its service comes back."""
+        self.gone[monitor.name] = monitor
+        if len(self.gone) > MOST_GONE:
+            self.gone.popitem(last=False)
 
     # -- what is blocked at all services
 
@@ -162,7 +177,9 @@ class Registry:
             if self._clock is None:
                 monitor = next(iter(self), None)
                 self._clock = MonotonicClock() if monitor is None else monitor.clock
-            self._blocking = Blocking(self.blocks, self._clock, self._block_ended)
+            self._blocking = Blocking(
+                self.blocks, self._clock, self._end_blocked, self._block_ended
+            )
         return self._blocking
 
     def block(
@@ -180,38 +197,13 @@ class Registry:
         """
         network = parse_network(str(network))
         actor = whose_code() if actor is OWN_CODE else actor
-        change, count = self.block_and_count(
+        change, count = self.blocking.block_and_end(
             network, for_seconds=for_seconds, reason=reason, keep_open=keep_open, actor=actor
         )
         changed = change.is_new or change.is_changed
         detail = block_detail(for_seconds, reason)
         self._report("block", actor, network, count, changed, detail)
         return change.is_new
-
-    def block_and_count(
-        self,
-        network: Network,
-        *,
-        for_seconds: float | None = None,
-        reason: str = "",
-        keep_open: bool = False,
-        source: BlockSource = "operator",
-        actor: Actor | None = None,
-    ) -> tuple[BlockChange, int]:
-        """Do what :meth:`block` does, without a report.
-
-        :returns: what has changed, and how many connections were ended.
-        """
-        change = self.blocking.block(
-            network,
-            for_seconds=for_seconds,
-            reason=reason,
-            keep_open=keep_open,
-            source=source,
-            actor=actor,
-        )
-        ended = 0 if keep_open else sum(each.end_blocked([network]) for each in self)
-        return change, ended
 
     def unblock(self, network: str | Network, *, actor: Actor = OWN_CODE) -> bool:
         """Unblock exactly this IP or network at every service, whoever has blocked it, and whether
@@ -230,9 +222,13 @@ class Registry:
         """Do what :meth:`unblock` does, without a report."""
         found = [self.blocking.unblock(network)]
         found += [each.unblock(network, actor=None) for each in self]
-        for call in self.unblocked.calls:
-            call(network)
+        for monitor in self.gone.values():  # should it come back, it is to have it unblocked
+            monitor.unblock(network, actor=None)
+        self.unblocked.notify(network)
         return any(found)
+
+    def _end_blocked(self, networks: Collection[Network]) -> int:
+        return sum(each.ending.end_blocked(networks) for each in self)
 
     def get_block(self, network: Network) -> Block | None:
         """The block of exactly this network at all services."""

@@ -34,5 +34,10 @@ class Subscriptions(Generic[P]):
 
         return cancel
 
+    def notify(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Make the calls."""
+        for call in self.calls:
+            call(*args, **kwargs)
+
     def __len__(self) -> int:
         return len(self.calls)

@@ -93,7 +93,7 @@ def why_in_steps(monitor: Monitor, ip: str) -> Generator[None, None, Why]:
         refusal=refusals[0] if refusals else None,
         would_refuse=_would_refuse(rules),
         rules=rules,
-        auto_block_used=monitor.auto_block_used(ip),
+        auto_block_used=None if monitor.auto_block is None else monitor.auto_block.used(ip),
         connections=len(own),
         since=own[0].opened_at if own else None,
         ids=tuple(record.id for record in own[:_MOST_IDS]),
@@ -101,16 +101,16 @@ def why_in_steps(monitor: Monitor, ip: str) -> Generator[None, None, Why]:
 
 
 def _may_wait(monitor: Monitor) -> bool:
-    return monitor.holds_clients and monitor.rules.when_full == "wait"
+    return monitor.room.holds_clients and monitor.rules.when_full == "wait"
 
 
 def _waits_for(monitor: Monitor, state: ServiceState, now: float) -> Cause | None:
     """What a client would wait for in the accept queue, before any rule is asked."""
     if state == "paused":
         return "paused"
-    if not monitor.holds_clients:
+    if not monitor.room.holds_clients:
         return None
-    if monitor.is_full():
+    if monitor.room.is_full():
         return "conn_limit"
     return None if monitor.admission.waits_until(now) is None else "rate"
 

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads
 
 from monconn.addresses import TcpAddress, UnixAddress
+from monconn.background import run_in_thread
 from monconn.clock import Clock
 from monconn.errors import os_error_text
 from monconn.log import Logger
@@ -94,18 +95,11 @@ class Lookups:
             self._running -= 1
             done(answer)
 
-        def run() -> None:
-            try:
-                answer = query()
-            except BaseException as error:
-                answer = error
-            self._reactor.callFromThread(finish, answer)
-
         if self._running >= MOST_LOOKUPS:
             return False
         try:
-            threading.Thread(target=run, name="monconn lookup", daemon=True).start()
-        except RuntimeError:  # the system gives us no more threads
+            run_in_thread(self._reactor, "monconn lookup", query, finish)
+        except RuntimeError:
             return False
         self._running += 1
         return True

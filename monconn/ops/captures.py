@@ -28,6 +28,7 @@ from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.filter_keys import CONNECTION_KEYS
 from monconn.ops.filters import Context, Filter, FilterError, parse
+from monconn.ops.reporting import Reporter
 from monconn.ops.rows import CaptureRow
 from monconn.ops.taps import Tap, Taps, service_concerned, services_by_payload
 from monconn.ops.triggers import Occasion, Triggers
@@ -58,9 +59,6 @@ STUCK_SECONDS = 5.0
 """A disk that has not taken a write for so long is said to be stuck."""
 ALL = "all"
 """In a configuration: a capture of every connection."""
-
-Report = Callable[..., object]
-"""Writes the log line of an action: as :meth:`Operations._report`."""
 
 
 class _Wanted(Protocol):
@@ -232,7 +230,7 @@ class Captures:
         taps: Taps,
         config: CaptureConfig | None,
         context: Callable[[], Context],
-        report: Report,
+        report: Reporter,
         identity: DeviceIdentity | None = None,
     ) -> None:
         self._identity = DeviceIdentity(USUAL_DEVICES) if identity is None else identity

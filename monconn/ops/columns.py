@@ -7,9 +7,9 @@ nothing here needs a monitor, a reactor or a library for terminals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import attrs
 
@@ -236,6 +236,18 @@ class Row:
             return _fields(cls)[entry]
         name, title = entry
         return attrs.evolve(_fields(cls)[name], title=title)
+
+
+@attrs.frozen
+class Listing(Generic[R]):
+    """Rows that were found.
+
+    :param rows: in order; each is made as it is asked for, and is as things are at that moment.
+    :param total: how many there are, of connections without offset and limit.
+    """
+
+    rows: Iterator[R]
+    total: int
 
 
 def _make_fields(cls: type[Row]) -> dict[str, Column]:

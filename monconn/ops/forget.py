@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from monconn.addresses import Network
 from monconn.devices.devices import DevicesService, has_address
 from monconn.devices.identity import is_within
+from monconn.errors import FileError
+from monconn.model.actions import Actor
+from monconn.model.record import ConnectionRecord
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.ops.captures import Captures
+from monconn.ops.live_queries import LiveQueries
+from monconn.ops.reporting import Reporter
+from monconn.policy.mentions import mentions
 from monconn.policy.networks import matcher
+from monconn.turns import uncancellable
+
+if TYPE_CHECKING:
+    from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
 
 NOT_REMOVED = (
     "lines of logs (monconn's own, the JSON log, syslog and its servers)",
@@ -101,11 +113,13 @@ def memory_steps(
     removed = {"closed": 0, "ips": 0, "devices": 0}
     is_within = matcher([network])
     live = 0
-    for monitor in monitors:
-        closed, ips = yield from monitor.forget_in_steps(network, dry_run=dry_run)
+    for monitor in [*monitors, *registry.gone.values()]:
+        closed, ips = yield from forget_in_monitor(monitor, network, dry_run=dry_run)
         removed["closed"] += closed
         removed["ips"] += ips
-        recordings = yield from monitor.forget_recordings(network, dry_run=dry_run)
+        recordings = yield from monitor.recorder.forget_in_steps(
+            concerning(network), dry_run=dry_run
+        )
         if monitor.policy.recorder is not None:
             removed["recordings"] = removed.get("recordings", 0) + recordings
         for record in monitor.iter_connections():
@@ -132,6 +146,48 @@ def memory_steps(
     return ForgetResult(removed, live, tuple(blocks))
 
 
+def forget_in_monitor(
+    monitor: Monitor, network: Network, *, dry_run: bool = False
+) -> Generator[None, None, tuple[int, int]]:
+    """Drop what a monitor remembers of a network's clients: closed connections, IPs' totals, and
+    what ``auto_block`` has counted.
+
+    Live connections, and the service's totals, stay as they are.
+
+    :param dry_run: only count.
+    :returns: how many closed connections and how many IPs there were.
+    """
+    is_within, concerns = matcher([network]), concerning(network)
+    found: set[int] = set()
+    for record in tuple(monitor.closed_records):
+        if concerns(record):
+            found.add(record.id)
+        yield
+    if found and not dry_run:
+        kept = [each for each in monitor.closed_records if each.id not in found]
+        monitor.closed_records.clear()
+        monitor.closed_records.extend(kept)
+    ips = 0
+    for ip in monitor.clients.ips():
+        if is_within(ip) and (dry_run or monitor.clients.forget(ip)):
+            ips += 1
+        yield
+    if monitor.auto_block is not None and not dry_run:
+        yield from monitor.auto_block.forget_in_steps(is_within)
+    return len(found), ips
+
+
+def concerning(network: Network) -> Callable[[ConnectionRecord], bool]:
+    """Whether a connection is one of a network's clients, or mentions one."""
+    is_within, is_mentioned = matcher([network]), mentions(network)
+
+    def concerns(record: ConnectionRecord) -> bool:
+        facts = map(str, record.facts.values()) if record.has_facts else ()
+        return is_within(record.client_ip) or any(map(is_mentioned, (record.detail, *facts)))
+
+    return concerns
+
+
 def has_only(network: Network, row: Mapping[str, Any]) -> bool:
     """Whether a device is forgotten with the addresses of a network.
 
@@ -148,3 +204,62 @@ def _is_within(one: Network, network: Network) -> bool:
         one.network_address.packed >= network.network_address.packed
         and one.broadcast_address.packed <= network.broadcast_address.packed
     )
+
+
+class Forgetting:
+    """Forgets a client wherever it is stored.
+
+    :param registry: the monitors.
+    :param devices: knows the devices; None if there is none.
+    :param history: stores what happened; None if there is none.
+    :param captures: have files of connections, which stay.
+    :param live: runs long work in turns.
+    :param report: writes an action into the log, and notifies observers.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        devices: DevicesService | None,
+        history: HistoryService | None,
+        captures: Captures,
+        live: LiveQueries,
+        report: Reporter,
+    ) -> None:
+        self._registry = registry
+        self._devices = devices
+        self._history = history
+        self._captures = captures
+        self._live = live
+        self._report = report
+
+    def forget(self, actor: Actor, network: Network, *, dry_run: bool) -> Deferred[ForgetResult]:
+        """Remove what is stored of a network's clients, or only count it.
+
+        It goes on to its end though who asked leaves.
+        """
+        return uncancellable(Deferred.fromCoroutine(self._forget(actor, network, dry_run)))
+
+    async def _forget(self, actor: Actor, network: Network, dry_run: bool) -> ForgetResult:
+        monitors, history = list(self._registry), self._history
+        # First of all in memory: what ends alarms of its devices is stored by that.
+        steps = memory_steps(self._registry, monitors, self._devices, network, dry_run)
+        done = await self._live.in_line(steps)
+        if not dry_run:
+            await self._live.in_line(self._captures.forget_in_steps(network))
+        done = attrs.evolve(done, capture_files=self._captures.file_count())
+        kind = "a client" if network.num_addresses == 1 else "a network's clients"
+        try:
+            if history is not None:
+                found = await history.forget(network, dry_run=dry_run)
+                stored = {f"history_{name}": count for name, count in found.counts.items()}
+                removed = {**done.removed, **stored}
+                done = attrs.evolve(done, removed=removed, problem=found.problem)
+        except FileError:
+            if not dry_run:  # what is gone is gone
+                target = f"{kind}: {done.summary()}; the history failed"
+                self._report("forget", actor, monitors, None, target)
+            raise
+        if not dry_run:
+            self._report("forget", actor, monitors, None, f"{kind}: {done.summary()}")
+        return done

@@ -41,9 +41,10 @@ def why_rows(
     :raises UnknownDevice: several devices are meant.
     """
     ip, device = yield from _address_of(text, monitors, registry, devices)
-    rows = []
+    rows, unreadable = [], registry.unreadable_files
     for monitor in monitors:
         why = yield from why_in_steps(monitor, ip)
+        paths = [each.path for each in monitor.policy.rules.block_files]
         rows.append(
             WhyRow(
                 service=why.service,
@@ -58,7 +59,7 @@ def why_rows(
                 connections=why.connections,
                 since=None if why.since is None else iso_time(why.since),
                 ids=list(why.ids),
-                unreadable_files=monitor.unreadable_files() or None,
+                unreadable_files=[unreadable[each] for each in paths if each in unreadable] or None,
                 rules=[_rule(monitor, each, origin_of) for each in why.rules],
                 auto_block=_auto_block(monitor, why.auto_block_used, origin_of),
             )

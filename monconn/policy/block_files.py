@@ -44,6 +44,8 @@ class BlockFile:
     that says how many more there are."""
     signature: Signature | None = attrs.field(default=None, eq=False, repr=False)
     """None if it was written just before, and so has to be read again."""
+    fault: str = attrs.field(default="", eq=False)
+    """Why it could not be read again since, if so: what it listed before is used."""
     number: int = attrs.field(factory=lambda: next(_numbers), eq=False, repr=False)
     """Of two, the one that was read later has the higher."""
 
@@ -156,10 +158,6 @@ def _parse_files(text: str) -> tuple[BlockFile, ...]:
 
 BLOCK_FILES = Kind("files of networks", _check_files, _parse_files)
 BlockFiles = Annotated[tuple[BlockFile, ...], BLOCK_FILES]
-
-faults: dict[str, str] = {}
-"""Why files that services of this process watch cannot be read now, by their paths: what was in
-them when they could be is still in force."""
 
 
 def with_newer(files: tuple[BlockFile, ...], others: Iterable[BlockFile]) -> tuple[BlockFile, ...]:

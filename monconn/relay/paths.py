@@ -110,7 +110,7 @@ class SocketPath:
         self._make_backend = make_backend
         self._prefaces = prefaces
         self._handshakes = handshakes
-        self.must_wait = (shared.monitor if handshakes is None else handshakes).must_wait
+        self.must_wait = (shared.monitor.room if handshakes is None else handshakes).must_wait
 
     def begin(
         self,
@@ -179,7 +179,7 @@ class TransportPath:
         self._shared = shared
         self._reactor = reactor
         self._make_backend = make_backend
-        self.must_wait = monitor.must_wait
+        self.must_wait = monitor.room.must_wait
 
     def begin(
         self, record: ConnectionRecord, sock: socket.SocketType, backend: Address | None = None
@@ -353,7 +353,7 @@ class DataPaths:
         return sum(len(each) for group in groups for each in group)
 
     def _when_room(self, call: Callable[[], object]) -> Callable[[], object]:
-        cancels = [monitor.when_room(call) for monitor in self._monitors]
+        cancels = [monitor.room.subscribe(call) for monitor in self._monitors]
 
         def cancel() -> None:
             for each in cancels:

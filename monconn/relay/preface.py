@@ -170,7 +170,7 @@ class PrefaceRoom:
                 self.give_up(client, "error", "none", f"no preface in {len(data)} bytes")
 
     def _must_hold(self) -> bool:
-        return self._monitor.must_wait() and not self._monitor.stopping
+        return self._monitor.room.must_wait() and not self._monitor.stopping
 
     def _hold(self, client: WaitingClient, decision: Decision) -> None:
         self._leave(client)
@@ -180,7 +180,7 @@ class PrefaceRoom:
         self._decided[client] = decision
         client.hold()
         if self._cancel is None:
-            self._cancel = self._monitor.when_room(self._admit_decided)
+            self._cancel = self._monitor.room.subscribe(self._admit_decided)
 
     def _admit_decided(self) -> None:
         if self._cancel is None or self._must_hold():
@@ -195,7 +195,7 @@ class PrefaceRoom:
             self._admit(client, self._decided.pop(client))
             yield
         if self._decided and self._cancel is None:  # paused, or full, again meanwhile
-            self._cancel = self._monitor.when_room(self._admit_decided)
+            self._cancel = self._monitor.room.subscribe(self._admit_decided)
 
     def _admit(self, client: WaitingClient, decision: Decision) -> None:
         self._leave(client)

@@ -115,7 +115,7 @@ class Relay:
         self._silent_before_pause: tuple[float, float] | None = None
         client.reports = backend.reports = self
         client.peer, backend.peer = backend, client
-        self.decoding = monitor.decoding
+        self.decoding = monitor.decoders.first
         if self.decoding is not None:
             client.is_watched = backend.is_watched = True
         if monitor.bandwidth is not None:
@@ -135,7 +135,7 @@ class Relay:
             end.track.add(data, now)
         was_ending = record.reason is not None
         if self.decoding is not None:
-            self._monitor.decode(self, direction, data)
+            self._monitor.decoders.chunk(self, direction, data)
             if self.decoding is None and not self._watchers:
                 self.client.is_watched = self.client.throttle is not None
                 self.backend.is_watched = self.backend.throttle is not None

@@ -13,6 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from monconn.addresses import Network
+from monconn.background import run_in_thread
 from monconn.clock import MonotonicClock
 from monconn.config.config import Config, ConfigFile
 from monconn.config.explain import Origin, origin_of
@@ -36,7 +37,7 @@ from monconn.run.captures import CaptureService
 from monconn.run.notify import make_notify
 from monconn.run.observers import CustomObservers
 from monconn.run.reload import LiveSection, Reloader
-from monconn.run.state import StateService, in_thread
+from monconn.run.state import StateService
 from monconn.run.supervisor import Supervisor, log_failure, write_to_stdout
 from monconn.sinks.closelog import CloseLog
 from monconn.sinks.debuglog import DebugLog
@@ -102,7 +103,7 @@ class Application(MultiService):
         self._observers = CustomObservers(config, self.registry, self._clock)
         self._state: StateService | None = None
         if config.state is not None:
-            run = partial(in_thread, reactor)
+            run = partial(run_in_thread, reactor, "monconn state")
             state = StateService(config.state, self.registry, self._clock, run)
             self._state = self._add(state)
         self._devices = self._add(DevicesService(config.devices, self.registry, self._clock))
@@ -125,7 +126,7 @@ class Application(MultiService):
             devices=self._devices,
             history=self._history,
             manhole=lambda: getattr(self._manhole, "where", None),
-            keeps_blocks=lambda: self._state is not None and self._state.is_kept,
+            keeps_blocks=lambda: self._state is not None and self._state.keeps(),
             capture=config.capture,
             origin_of=self._origin_of,
             notify=self.notify,

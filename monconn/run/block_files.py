@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
-
 import attrs
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
 
-from monconn.background import BackgroundQueue
+from monconn.background import BackgroundQueue, ThreadReactor
 from monconn.clock import Clock
 from monconn.errors import FileError, os_error_text
 from monconn.files import file_name
@@ -24,13 +21,6 @@ WATCH_SECONDS = 2.0
 """How often the files are looked at."""
 MOST_LOOKS = 5
 """A file that is another one at each look is read nevertheless after so many."""
-
-
-class ThreadReactor(Protocol):
-    """What is used of the reactor."""
-
-    def callFromThread(self, call: Callable[..., object], *args: Any) -> object:
-        """Call something in the reactor's thread."""
 
 
 @attrs.frozen
@@ -69,6 +59,7 @@ class BlockFileWatch(Service):
         self._registry = registry
         self._reactor = reactor
         self._clock = clock
+        self._unreadable = registry.unreadable_files
         self._known: dict[str, _Looked] = {}
         self._queue: BackgroundQueue[dict[str, _Looked]] | None = None
         self._is_looking = False
@@ -100,7 +91,7 @@ class BlockFileWatch(Service):
             self._queue.stop(0)  # it may hang on a disk
             self._queue = None
         for path in self._known:
-            block_files.faults.pop(path, None)
+            self._unreadable.pop(path, None)
         self._known = {}
 
     def _follow(self, monitor: Monitor) -> None:
@@ -123,7 +114,7 @@ class BlockFileWatch(Service):
         files = self._files()
         for path in self._known.keys() - files.keys():
             del self._known[path]
-            block_files.faults.pop(path, None)
+            self._unreadable.pop(path, None)
         for path, file in files.items():
             if path not in self._known:
                 self._known[path] = _Looked(file.signature)
@@ -158,15 +149,15 @@ class BlockFileWatch(Service):
             self._known[path] = attrs.evolve(looked, file=None)
             if looked.fault:
                 self._tell_fault(path, looked.fault)
-            elif looked.pending is None and path in block_files.faults:
-                del block_files.faults[path]
+            elif looked.pending is None and path in self._unreadable:
+                del self._unreadable[path]
                 self._log.info("{path} can be read again", path=file_name(path))
             if looked.file is not None:
                 self._put_in_force(looked.file)
 
     def _tell_fault(self, path: str, fault: str) -> None:
-        if block_files.faults.get(path) != fault:
-            block_files.faults[path] = fault
+        if self._unreadable.get(path) != fault:
+            self._unreadable[path] = fault
             self._log.warn("{fault}: what it listed before stays blocked", fault=fault)
 
     def _put_in_force(self, file: BlockFile) -> None:

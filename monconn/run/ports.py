@@ -196,7 +196,7 @@ class SocketPort:
     def start(self) -> None:
         """Accept clients, also again whenever there is room after the service was full."""
         if self._cancel is None:
-            self._cancel = self._monitor.when_room(self._listener.resume)
+            self._cancel = self._monitor.room.subscribe(self._listener.resume)
             self._paths.descriptors.has_room()  # counts what is open before there are connections
         self._listener.resume()
 

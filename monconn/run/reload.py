@@ -7,7 +7,6 @@ the next, all or none; after that nothing can fail any more, and the other secti
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from monconn.background import run_in_thread
 from monconn.clock import Clock
 from monconn.config.config import Config, ConfigFile, ServiceConfig
 from monconn.config.explain import Setting, explain
@@ -33,7 +33,6 @@ from monconn.errors import (
     ReloadError,
     printable_lines,
 )
-from monconn.files import file_name
 from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.ops.reload import Change, Holds, ReloadResult
@@ -283,19 +282,15 @@ class Reloader:
             result.errback(FileError(text))
             return result
 
-        def run() -> None:
-            outcome: Any
-            try:
-                outcome = call()
-            except BaseException:
-                outcome = Failure()
-            self._reactor.callFromThread(finished, outcome)
-
         def finished(outcome: Any) -> None:
             self._is_reading = False
             if timer.active():
                 timer.cancel()
-            if not result.called:
+            if result.called:
+                return
+            if isinstance(outcome, BaseException):
+                result.errback(outcome)
+            else:
                 result.callback(outcome)
 
         def give_up() -> None:
@@ -305,9 +300,9 @@ class Reloader:
         timer = self._clock.callLater(READ_SECONDS, give_up)
         self._is_reading = True
         try:
-            threading.Thread(target=run, name="monconn reload", daemon=True).start()
-        except RuntimeError:  # the system gives us no more threads
-            finished(Failure(FileError("no thread can be started to read the files")))
+            run_in_thread(self._reactor, "monconn reload", call, finished)
+        except RuntimeError:
+            finished(FileError("no thread can be started to read the files"))
         return result
 
     # -- the difference
@@ -431,7 +426,8 @@ def _load_settled(file: ConfigFile) -> ConfigFile:
     """
     path = file.path
     if os.path.exists(path) and not os.path.isfile(path):
-        raise FileError(f"{file_name(path)} is no regular file: it cannot be read again")
+        text = "is no regular file: it cannot be read again"
+        raise ConfigError([Problem(file.source, None, "", text)])
     for _ in range(SETTLE_TRIES):
         problem: ConfigError | None = None
         loaded: ConfigFile | None = None
@@ -514,6 +510,10 @@ def _notes(read: _Read) -> Iterator[str]:
                 f"{_path_of(service)}.{key}: {path} cannot be read by this user any more: what was"
                 " read before stays in use"
             )
+    services = read.file.config.services
+    listed = [file for each in services for file in each.policy.rules.block_files]
+    for fault in dict.fromkeys(each.fault for each in listed if each.fault):
+        yield f"block_files: {fault}: what it listed before stays blocked, until a restart"
 
 
 def _problem(error: MonconnError, file: ConfigFile, service: str) -> Problem:

@@ -12,13 +12,13 @@ import json
 import os
 import re
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
+from weakref import WeakSet
 
 import attrs
 from twisted.application.service import Service
@@ -354,24 +354,6 @@ def write_state(path: str, state: State) -> None:
 # -- keeping it
 
 
-def in_thread(reactor: Any, work: Callable[[], object], done: Callable[[Exception | None], object]):  # type: ignore[no-untyped-def]
-    """Do work in a thread of its own, which keeps the program from ending in no case.
-
-    :param done: called in the reactor's thread, with what the work has raised.
-    :raises RuntimeError: the system gives us no thread.
-    """
-
-    def run() -> None:
-        failure: Exception | None = None
-        try:
-            work()
-        except Exception as error:
-            failure = error
-        reactor.callFromThread(done, failure)
-
-    threading.Thread(target=run, name="monconn-state", daemon=True).start()
-
-
 class StateService(Service):
     """Restores at the start what an earlier run has blocked, and stores what changes.
 
@@ -380,7 +362,8 @@ class StateService(Service):
     :param config: where the file is.
     :param registry: the monitors, and what is blocked at all of them.
     :param clock: monotonic time and timers.
-    :param run: as :func:`in_thread`, but for the reactor.
+    :param run: does work in a thread: :func:`~monconn.background.run_in_thread`, but for the
+        reactor and the name.
     """
 
     _log = Logger()
@@ -400,15 +383,20 @@ class StateService(Service):
         self.failures = 0
         """How often the file could not be written."""
         self.is_kept = False
-        """Whether what is blocked outlasts the program."""
+        """Whether what is blocked outlasts the program, as long as its file can be written."""
         self._lock: int | None = None
         self._absent: dict[str, tuple[list[StoredBlock], list[StoredUnblock]]] = {}
         self._cancels: list[Cancel] = []
         self._of_monitors: dict[Monitor, Cancel] = {}
+        self._unfollowed = WeakSet[Monitor]()
         self._timer: IDelayedCall | None = None
         self._is_dirty = self._is_saving = self._is_failing = False
         self._next_save = 0.0
         self._when_saved: list[Deferred[None]] = []
+
+    def keeps(self) -> bool:
+        """Whether what is blocked now outlasts the program, as far as is known."""
+        return self.is_kept and not self._is_failing
 
     # -- start and stop
 
@@ -515,6 +503,8 @@ class StateService(Service):
 
     def _follow(self, monitor: Monitor) -> None:
         blocks, lifted = self._absent.pop(monitor.name, ([], []))
+        if monitor in self._unfollowed:  # it still has them, and knows which have ended
+            blocks, lifted = [], []
         for each in blocks:
             _restore_block(monitor.blocking, each, time.time())
         for one in lifted:
@@ -526,6 +516,7 @@ class StateService(Service):
         cancel = self._of_monitors.pop(monitor, None)
         if cancel is not None:
             cancel()
+            self._unfollowed.add(monitor)
             blocks, lifted = self._of_absent(monitor.name)
             now, wall = self._clock.seconds(), time.time()
             for each in monitor.blocking.blocks.run_time():

@@ -100,7 +100,7 @@ class DebugLog(Observer):
         rules = monitor.policy.rules
         if rules.conn_limit:
             yield f"connection {len(monitor)} of {rules.conn_limit} (conn_limit)"
-            if monitor.is_full():
+            if monitor.room.is_full():
                 yield "further ones wait in the accept queue"
         if rules.ip_limit:
             yield f"client {monitor.admission.clients} of {rules.ip_limit} (ip_limit)"

@@ -417,7 +417,7 @@ async def main():
     print(await observer.stop(0.5))
     refusing = Awaits()
     monitor = Monitor(observers=[refusing])
-    monitor.stopping = True
+    monitor.lifecycle.stopping = True
     monitor.admit("10.0.0.1:1", "10.0.0.1")
     print(await refusing.stop(5))
     reactor.stop()

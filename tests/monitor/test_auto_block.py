@@ -17,6 +17,7 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor import auto_block
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
+from monconn.ops.forget import forget_in_monitor
 from monconn.policy.auto_block import AutoBlock, parse_auto_block
 from monconn.policy.policy import Policy
 from tests.logged import logged_lines
@@ -258,7 +259,7 @@ def test_a_client_that_is_forgotten_begins_anew() -> None:
     world = World(THREE_RESETS)
     world.reset("10.0.0.1", 2)
     world.reset("10.0.0.2", 2)
-    for _ in world.monitor.forget_in_steps(ip_network("10.0.0.1")):
+    for _ in forget_in_monitor(world.monitor, ip_network("10.0.0.1")):
         pass
     world.reset("10.0.0.1", 2)
     world.reset("10.0.0.2")
@@ -269,7 +270,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto_block, "MOST_CLIENTS", 4)
     monkeypatch.setattr(auto_block, "MOST_COUNTED", 6)
     world = World(auto(of=["client_reset"], after=5))
-    blocker: Any = world.monitor._auto_block
+    blocker: Any = world.monitor.auto_block
     for number in range(50):
         world.reset(f"10.0.0.{number}", 1 + number % 3)
         counted = [*blocker._events.values()]

@@ -115,7 +115,7 @@ class FakePort:
         self._cancel: Any = None
 
     def start(self) -> None:
-        self._cancel = self._cancel or self._monitor.when_room(lambda: None)
+        self._cancel = self._cancel or self._monitor.room.subscribe(lambda: None)
 
     def changed_files(self, files: Any) -> tuple[str, ...]:
         return ()
@@ -426,7 +426,7 @@ class Program(RuleBasedStateMachine):
     def come_once(self, service: Service, spelling: str, way: str) -> None:
         monitor, ip = service.monitor, SPELLINGS[spelling]
         if way == "listener" and service.state != "stopping":
-            assert monitor.must_wait() == service.must_wait()
+            assert monitor.room.must_wait() == service.must_wait()
             if service.must_wait():
                 return  # it is left in the queue
         refusal, would_refuse = service.judge(ip, self.now)
@@ -710,7 +710,7 @@ class Program(RuleBasedStateMachine):
             networks |= service.configured_networks()
             assert {str(each) for each in monitor.blocks()} == networks
             if service.state != "stopping":
-                assert monitor.must_wait() == service.must_wait()
+                assert monitor.room.must_wait() == service.must_wait()
 
 
 # At some 45 steps each: 115,000 steps in `make full`, of which no part takes long.

@@ -19,7 +19,8 @@ from zope.interface.verify import verifyObject
 from monconn.errors import AddressError, Forbidden, UnknownConnection
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IConnection, IObserver, Observer
-from monconn.monitor.monitor import CLOSED_RETAINED, STOP_GRACE_SECONDS, Monitor
+from monconn.monitor.lifecycle import STOP_GRACE_SECONDS
+from monconn.monitor.monitor import CLOSED_RETAINED, Monitor
 from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
 from monconn.testing import RecordingObserver
@@ -225,11 +226,11 @@ def test_slot_is_free_again(monitor: Monitor) -> None:
 def test_must_wait_and_room(monitor: Monitor) -> None:
     monitor.rules.conn_limit = 2
     room: list[int] = []
-    monitor.when_room(lambda: room.append(len(monitor)))
+    monitor.room.subscribe(lambda: room.append(len(monitor)))
     first, second = enter(monitor), enter(monitor)
-    assert monitor.must_wait()
+    assert monitor.room.must_wait()
     first.end("client_closed")
-    assert not monitor.must_wait()
+    assert not monitor.room.must_wait()
     second.end("client_closed")
     assert room == [1, 0]
 
@@ -818,7 +819,7 @@ def test_thousands_are_ended_in_parts(busy: Busy, act: Callable[[Monitor], objec
     changes = turns_until(clock, lambda: len(monitor), 0)
     assert max(changes) <= ENDED_A_TURN + 1
     assert [len(each.resets) for each in connections] == [1] * MANY, "each is ended once"
-    assert not monitor._to_end
+    assert not monitor.ending.to_come
 
 
 def test_how_many_are_closed_is_known_at_once_and_each_counts_once(busy: Busy) -> None:
@@ -826,7 +827,10 @@ def test_how_many_are_closed_is_known_at_once_and_each_counts_once(busy: Busy) -
     live = len(monitor)
     assert monitor.close_all() == live
     assert monitor.close_all() == 0
-    change, ended = monitor.block_and_count(ipaddress.ip_network("10.0.0.0/8"))
+    network = ipaddress.ip_network("10.0.0.0/8")
+    change, ended = monitor.blocking.block_and_end(
+        network, for_seconds=None, reason="", keep_open=False, actor=None
+    )
     assert (change.is_new, ended) == (True, 0)
     turns_until(clock, lambda: len(monitor), 0)
     assert {record.reason for record in monitor.closed_records} == {"operator"}

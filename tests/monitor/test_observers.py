@@ -380,7 +380,7 @@ def test_many_answers_at_once_are_no_endless_chain(
             monitor.block(record.client_ip)
 
     monitor.add_observer(Blocks())
-    monitor.stopping = True
+    monitor.lifecycle.stopping = True
     for number in range(200):
         enter(monitor, f"10.0.1.{number}")
     assert len(monitor.blocks()) == 200

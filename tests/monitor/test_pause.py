@@ -53,8 +53,8 @@ class Actions(Observer):
 
 
 class World:
-    def __init__(self, count: int = 0, **settings: Any) -> None:
-        self.clock: Any = Clock()
+    def __init__(self, count: int = 0, clock: Any = None, **settings: Any) -> None:
+        self.clock: Any = clock or Clock()
         self.actions = Actions()
         policy = Policy.of(**settings)
         self.monitor = Monitor("web", policy=policy, clock=self.clock, observers=[self.actions])
@@ -69,6 +69,9 @@ class World:
         self.made.append(Connection(self.monitor, record))
         self.monitor.opened(self.made[-1])
         return True
+
+    def must_wait(self) -> bool:
+        return self.monitor.room.must_wait()
 
     def held(self) -> int:
         return sum(each.is_held for each in self.made)
@@ -85,10 +88,18 @@ def test_a_pause_holds_all_that_live_and_has_clients_wait() -> None:
     states: list[bool] = []
     cancel = world.monitor.when_paused(states.append)
     assert world.monitor.pause(actor=ALICE)
-    assert (world.held(), world.monitor.must_wait(), world.monitor.state) == (3, True, "paused")
+    assert (world.held(), world.must_wait(), world.monitor.state) == (
+        3,
+        True,
+        "paused",
+    )
     assert not world.monitor.pause(actor=ALICE)
     assert world.monitor.resume(actor=ALICE)
-    assert (world.held(), world.monitor.must_wait(), world.monitor.state) == (0, False, "running")
+    assert (world.held(), world.must_wait(), world.monitor.state) == (
+        0,
+        False,
+        "running",
+    )
     assert not world.monitor.resume(actor=ALICE)
     assert states == [True, False]
     assert world.said() == [("pause", "", True), ("pause", "", False), ("resume", "", True)]
@@ -97,7 +108,6 @@ def test_a_pause_holds_all_that_live_and_has_clients_wait() -> None:
 
 
 def test_thousands_are_held_in_turns_and_what_is_said_last_counts() -> None:
-    world = World(500)
     ticks = iter(range(10**9))
 
     class Slow(Clock):
@@ -105,7 +115,7 @@ def test_thousands_are_held_in_turns_and_what_is_said_last_counts() -> None:
             return next(ticks) * WORK_SECONDS / 50
 
     slow = Slow()
-    world.monitor.clock = slow
+    world = World(500, slow)
     world.monitor.pause()
     assert 0 < world.held() < 500
     world.monitor.resume()
@@ -146,10 +156,10 @@ def test_what_cannot_be_paused() -> None:
     with pytest.raises(QuestionError, match="resume web first"):
         world.monitor.pause()
     world.monitor.resume()
-    world.monitor.can_pause = False
+    world.monitor.lifecycle.can_pause = False
     with pytest.raises(QuestionError, match="part of a program"):
         world.monitor.pause()
-    world.monitor.can_pause = True
+    world.monitor.lifecycle.can_pause = True
     world.monitor.stop(10)
     for call in (world.monitor.pause, world.monitor.drain):
         with pytest.raises(QuestionError, match="stopping"):
@@ -161,7 +171,11 @@ def test_draining_ends_a_pause_refuses_and_lets_live() -> None:
     world = World(2)
     world.monitor.pause(30)
     assert world.monitor.drain(actor=ALICE)
-    assert (world.monitor.state, world.held(), world.monitor.must_wait()) == ("draining", 0, False)
+    assert (world.monitor.state, world.held(), world.must_wait()) == (
+        "draining",
+        0,
+        False,
+    )
     assert not world.connect()
     assert world.monitor.stats()["refused_by"] == {"draining": 1}
     assert not world.monitor.drain()
@@ -217,7 +231,7 @@ def test_a_second_signal_goes_before_a_spread() -> None:
 def test_connections_are_closed_over_a_time() -> None:
     world = World(10)
     ids = [each.record.id for each in world.made[:4]]
-    assert world.monitor.close_spread([*ids, 10**9], 40) == 4
+    assert world.monitor.ending.close_spread([*ids, 10**9], 40) == 4
     world.made[0].end("client_closed")
     world.clock.advance(10)
     for _ in range(30):
@@ -232,12 +246,12 @@ def test_there_are_only_so_many_spreads() -> None:
     world = World(2)
     ids = [world.made[0].record.id]
     for _ in range(MOST_SPREADS):
-        world.monitor.close_spread(ids, 100)
+        world.monitor.ending.close_spread(ids, 100)
     with pytest.raises(QuestionError, match="orders already"):
-        world.monitor.close_spread(ids, 100)
+        world.monitor.ending.close_spread(ids, 100)
     world.made[0].end("client_closed")
     assert world.timers() == 0
-    world.monitor.close_spread([world.made[1].record.id], 100)
+    world.monitor.ending.close_spread([world.made[1].record.id], 100)
     assert world.monitor.resume()
     world.clock.advance(200)
     assert (len(world.monitor), world.timers()) == (1, 0)

@@ -104,7 +104,7 @@ def test_waiting_clients_are_let_in_when_there_is_room(monitor: Monitor) -> None
     monitor.rules.conn_limit = 1
     enter(monitor)
     waiting: list[bool] = []
-    cancel = monitor.when_room(lambda: waiting.append(monitor.must_wait()))
+    cancel = monitor.room.subscribe(lambda: waiting.append(monitor.room.must_wait()))
     monitor.rules.conn_limit = 2
     assert waiting == [False]
     cancel()
@@ -224,7 +224,7 @@ def test_a_block_is_checked_only_against_the_new_network_and_once_for_each_ip(
         checked.append((len(nets), len(ips)))
         return within(nets, ips)
 
-    monkeypatch.setattr("monconn.monitor.monitor.ips_within", counting)
+    monkeypatch.setattr("monconn.monitor.ending.ips_within", counting)
     monitor.block("10.0.3.0/24")
     assert checked == [(1, 10)]
     ended = [each for each in connections if each.record.reason == "blocked"]

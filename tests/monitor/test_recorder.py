@@ -29,6 +29,7 @@ from monconn.monitor.recorder import (
 )
 from monconn.monitor.registry import Registry
 from monconn.monitor.tracks import CHUNK_OVERHEAD, MOST_CHUNKS, Track
+from monconn.ops.forget import concerning
 from monconn.policy.policy import Policy
 from monconn.policy.recorder import RecorderSettings
 from tests.properties import examples
@@ -415,7 +416,7 @@ def test_the_recordings_of_a_client_can_be_forgotten() -> None:
     other = world.close(world.open("10.8.0.1"))
     for dry_run in (True, False):
         network = parse_network("10.9.0.0/16")
-        steps = world.monitor.forget_recordings(network, dry_run=dry_run)
+        steps = world.recorder.forget_in_steps(concerning(network), dry_run=dry_run)
         assert result(steps) == 2
     assert world.there(live.record.id, closed, other) == [other]
     assert "forgotten" in world.recorder.why_not(closed)

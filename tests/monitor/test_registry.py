@@ -169,7 +169,7 @@ def test_cancelled_subscriptions_leave_nothing_behind(registry: Registry) -> Non
     for _ in range(50):
         registry.observe(RecordingObserver())()
         registry.when_added(print)()
-        monitor.when_room(print)()
+        monitor.room.subscribe(print)()
         monitor.add_observer(RecordingObserver())()
-    assert len(registry._when_added) == len(monitor._room) == 0
+    assert len(registry._when_added) == len(monitor.room.waiting) == 0
     assert not any(monitor.observers.by_hook.values())

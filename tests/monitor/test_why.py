@@ -132,7 +132,7 @@ def test_who_waits_where_a_listener_holds_clients() -> None:
     monitor = monitor_with(clock, conn_limit=1, rate="1/m", block=["10.0.0.3"])
     connect(monitor, "10.0.0.1")
     assert monitor.why("10.0.0.2").outcome == "refused"
-    cancel = monitor.when_room(lambda: None)
+    cancel = monitor.room.subscribe(lambda: None)
     why = monitor.why("10.0.0.2")
     assert (why.outcome, why.by, why.refusal) == ("waits", "conn_limit", None)
     monitor.rules.conn_limit = 0

@@ -31,7 +31,7 @@ def test_everything_that_happens_is_an_event() -> None:
     world.result(world.operations.close(OWN_CODE, ids=[made.record.id]))
     monitor = world.registry.get("web")
     monitor.alarm(Alarm("silent", "web", "192.0.2.1", 1.0, False, "said nothing"))
-    monitor.stopping = True
+    monitor.lifecycle.stopping = True
     monitor.admit("192.0.2.1:1", "192.0.2.1")
     assert [event.kind for event in events] == ["opened", "closed", "action", "alarm", "refused"]
     assert [event.sequence for event in events] == [1, 2, 3, 4, 5]
@@ -121,7 +121,7 @@ def test_events_beyond_the_rate_limit_are_dropped_and_counted() -> None:
     everything = world.operations.subscribe(events.append)
     one = world.operations.subscribe(seldom.append, filter="client:198.51.100.1")
     monitor = world.registry.get("web")
-    monitor.stopping = True
+    monitor.lifecycle.stopping = True
     for _ in range(CHECKS_PER_SECOND + 10):
         monitor.admit("192.0.2.1:1", "192.0.2.1")
     assert (len(events), everything.dropped) == (
@@ -139,7 +139,7 @@ def test_events_that_a_filter_rejects_do_not_count_against_the_limit() -> None:
     events: list[FeedEvent] = []
     subscription = world.operations.subscribe(events.append, filter="client:198.51.100.1")
     monitor = world.registry.get("web")
-    monitor.stopping = True
+    monitor.lifecycle.stopping = True
     for _ in range(EVENTS_PER_SECOND + 10):
         monitor.admit("192.0.2.1:1", "192.0.2.1")
     monitor.admit("198.51.100.1:1", "198.51.100.1")

@@ -24,9 +24,9 @@ from monconn.monitor.monitor import Monitor
 from monconn.ops.filters import MAX_IDS, FilterError, Part, Range, Term
 from monconn.ops.operations import (
     Operations,
-    _split_ids,
 )
 from monconn.ops.rows import ClosedConnectionRow, ConnectionRow
+from monconn.ops.selection import split_ids
 from monconn.turns import WORK_SECONDS
 from tests.logged import logged_lines
 
@@ -295,7 +295,7 @@ def test_thousands_of_ids_are_not_compared_with_each_other() -> None:
     ids = 2_000
     terms = [Term("id", Range(Counting(each), Counting(each))) for each in range(ids)]
     service = Term("service", Part("web"))
-    assert _split_ids([*terms, service]) == (list(range(ids)), (service,))
+    assert split_ids([*terms, service]) == (list(range(ids)), (service,))
     assert Counting.compared < 20 * ids
 
 
@@ -688,10 +688,10 @@ def test_many_ids_are_not_tried_on_each_connection() -> None:
     made = world.connect("web", *["192.0.2.1"] * 1000) + world.connect("ssh", *["192.0.2.1"] * 10)
     monitors = list(world.registry)
     for monitor in monitors:
-        monitor._live = Counting(monitor._live)
+        monitor.live.by_id = Counting(monitor.live.by_id)
     closed = closed_ids(world, ids=[each.record.id for each in made], dry_run=True)
     assert len(closed) == 1010
-    assert sum(monitor._live.count for monitor in monitors) <= 1010  # type: ignore[attr-defined]
+    assert sum(monitor.live.by_id.count for monitor in monitors) <= 1010  # type: ignore[attr-defined]
 
 
 def test_a_stop_by_a_signal_is_an_action_of_all_services() -> None:

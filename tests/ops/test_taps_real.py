@@ -46,7 +46,7 @@ async def test_put_on_and_taken_off_a_running_connection(tmp_path: Path, pipe: s
             taps = Taps(registry, world.monitor.clock)
             pairs = [world.pair() for _ in range(2)]
             until(lambda: len(world.monitor) == 2)
-            relay, other_relay = world.monitor._live.values()
+            relay, other_relay = world.monitor.live.by_id.values()
             tapped, other = relay.record, other_relay.record
             moved = []
             for number in range(ROUNDS):

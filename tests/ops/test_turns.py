@@ -15,7 +15,8 @@ from monconn.config.sections import DevicesConfig
 from monconn.devices.devices import DevicesService
 from monconn.model.actions import OWN_CODE
 from monconn.ops.feed import QUEUED_EVENTS, FeedEvent, Subscription
-from monconn.ops.operations import QUERIES_AT_ONCE, Operations
+from monconn.ops.live_queries import QUERIES_AT_ONCE
+from monconn.ops.operations import Operations
 from monconn.ops.rates import MOST_SECONDS, Rates
 from monconn.ops.rows import ORDERS
 from monconn.steps import SORTED_AT_ONCE, RowSteps, sort_in_steps
@@ -206,16 +207,16 @@ def test_few_queries_are_worked_on_at_once(busy: Busy) -> None:
         .addErrback(failures.append)
         for _ in range(3 * QUERIES_AT_ONCE)
     ]
-    while busy.operations._room.tokens:  # until rates are known
+    while busy.operations._live._room.tokens:  # until rates are known
         busy.clock.turn()
-    assert len(busy.operations._room.waiting) == 2 * QUERIES_AT_ONCE
+    assert len(busy.operations._live._room.waiting) == 2 * QUERIES_AT_ONCE
     waiting[0].cancel()  # one that is worked on
     waiting[-1].cancel()  # and one that waits
     while len(answers) < len(waiting) - 2:
         busy.clock.turn()
     assert set(answers) == {MANY}
     assert len(failures) == 2
-    assert busy.operations._room.tokens == QUERIES_AT_ONCE
+    assert busy.operations._live._room.tokens == QUERIES_AT_ONCE
 
 
 def test_samples_for_rates_are_dropped_once_they_are_too_old() -> None:
@@ -224,7 +225,7 @@ def test_samples_for_rates_are_dropped_once_they_are_too_old() -> None:
     made.record.opened -= 1000.0
     world.result(world.operations.connections())
     world.clock.advance(MOST_SECONDS)
-    rates = world.operations._rates
+    rates = world.operations._live._rates
     assert not any((rates._before, rates._after, rates._earlier))
     waiting = world.operations.connections()
     assert not waiting.called  # they are measured anew

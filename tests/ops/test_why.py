@@ -16,7 +16,6 @@ from monconn.errors import AddressError, UnknownConnection, UnknownService
 from monconn.ops.operations import Operations
 from monconn.ops.text_table import cell_width
 from monconn.ops.why_rows import WhyRow, why_lines
-from monconn.policy.block_files import faults
 from monconn.policy.policy import Policy
 from monconn.run.application import Application
 
@@ -107,6 +106,15 @@ def test_a_network_of_the_file_that_was_unblocked_is_named(configured: World) ->
     assert "unblocked" not in rule
 
 
+def test_the_blocks_of_the_file_are_listed_with_their_lines(configured: World) -> None:
+    configured.registry.get("web").block("10.0.0.1")
+    listed = [each for each in configured.operations.blocks() if each is not None]
+    assert [(each.service, each.network, each.origin) for each in listed] == [
+        ("mqtt", "10.9.0.0/16", "m.yaml:16"),
+        ("web", "10.0.0.1/32", None),
+    ]
+
+
 def test_what_was_set_while_it_runs_has_no_line(configured: World) -> None:
     mqtt = configured.registry.get("mqtt")
     mqtt.rules.conn_limit = 7
@@ -175,7 +183,7 @@ def test_each_outcome_is_a_sentence() -> None:
     world.connect("web", "10.0.0.2")
     assert head(conn_limit=1) == "be refused: conn_limit"
     assert head(block=["10.0.0.1"]) == "be refused: block (blocked)"
-    monitor.when_room(lambda: None)
+    monitor.room.subscribe(lambda: None)
     waits = "wait in the accept queue (conn_limit), and then"
     assert head(conn_limit=1) == f"{waits} enter"
     assert head(conn_limit=1, block=["10.0.0.1"]) == f"{waits} be refused (blocked)"
@@ -186,9 +194,7 @@ def test_each_outcome_is_a_sentence() -> None:
     assert head() == "be refused: the service is draining"
 
 
-def test_a_file_of_networks_that_cannot_be_read_is_told(
-    configured: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_file_of_networks_that_cannot_be_read_is_told(configured: World, tmp_path: Path) -> None:
     file = tmp_path / "blocked"
     file.write_text("10.0.0.0/8\n")
     mqtt = configured.registry.get("mqtt")
@@ -196,7 +202,7 @@ def test_a_file_of_networks_that_cannot_be_read_is_told(
     (row,) = rows_of(configured, "10.0.0.1", "mqtt")
     assert (row.refusal, row.unreadable_files) == ("blocked", None)
     assert row.rules[0]["origin"] == f"{file}:1"
-    monkeypatch.setitem(faults, str(file), f'"{file}" cannot be read: gone')
+    configured.registry.unreadable_files[str(file)] = f'"{file}" cannot be read: gone'
     (row,) = rows_of(configured, "10.0.0.1", "mqtt")
     assert row.unreadable_files == [f'"{file}" cannot be read: gone']
     text = " ".join(why_lines([row.to_json()], None))

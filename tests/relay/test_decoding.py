@@ -148,9 +148,9 @@ def test_a_decoder_that_fails_keeps_no_byte(
 
 def test_a_changed_setting_holds_for_new_connections() -> None:
     monitor = Monitor("web", policy=Policy(decode="off"))
-    assert monitor.decoding is None
+    assert monitor.decoders.first is None
     monitor.apply(attrs.evolve(monitor.policy, decode="auto"))
-    assert monitor.decoding is not None
+    assert monitor.decoders.first is not None
 
 
 def test_nothing_is_decoded_of_a_service_that_is_off() -> None:

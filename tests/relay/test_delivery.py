@@ -209,7 +209,7 @@ def test_an_attempt_that_is_given_up_leaves_the_queue(queue: FullQueue) -> None:
 
 
 def client_end(world: World) -> SocketEnd:
-    relay = world.monitor._live[world.live().id]
+    relay = world.monitor.live.by_id[world.live().id]
     assert isinstance(relay, Relay)
     assert isinstance(relay.client, SocketEnd)
     return relay.client

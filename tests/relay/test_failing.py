@@ -61,7 +61,7 @@ async def test_a_relay_that_fails_ends_alone(
             client, _ = world.pair()
             record = world.live()
             other, its_backend = world.pair()
-            connection = world.monitor._live[record.id]
+            connection = world.monitor.live.by_id[record.id]
             world.on_reactor(setattr, connection.client, "peer", None)  # type: ignore[attr-defined]
             client.sendall(b"breaks it")
             assert to_the_end(client)[1] == "reset"

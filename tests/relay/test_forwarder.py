@@ -212,7 +212,7 @@ def refused_record(accepted: socket.socket, address: Any) -> ConnectionRecord:
     """The record of a client that a service which is full refuses."""
     clock, seen = Clock(), Seen()
     monitor = Monitor("web", Rules(conn_limit=1), clock=clock)
-    monitor.stopping = True
+    monitor.lifecycle.stopping = True
     monitor.add_observer(seen)
     shared = TransportShared.of(clock)
     path = TransportPath(

@@ -44,7 +44,7 @@ def call(end: End, verb: str) -> None:
 
 
 def relay_of(world: World) -> Relay:
-    relay = world.monitor._live[world.live().id]
+    relay = world.monitor.live.by_id[world.live().id]
     assert isinstance(relay, Relay)
     return relay
 

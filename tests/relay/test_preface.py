@@ -17,6 +17,7 @@ from monconn.addresses import TcpAddress
 from monconn.clock import MonotonicClock
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.monitor import Monitor
+from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
 from monconn.relay import preface as preface_module
 from monconn.relay.forwarder import ForwardingFactory
@@ -113,7 +114,7 @@ def they_enter_one_by_one(world: World) -> None:
 
 
 in_full_world = in_world(rules=Rules(conn_limit=1))
-in_slow_world = in_world(rules=Rules(rate="20/s burst 1"))
+in_slow_world = in_world(rules=Policy.of(rate="20/s burst 1").rules)
 test_they_wait_for_room_once_their_preface_is_complete = in_full_world(they_enter_one_by_one)
 test_they_enter_at_the_pace_of_the_rate = in_slow_world(they_enter_one_by_one)
 

@@ -280,7 +280,7 @@ def block(world: World) -> None:
 
 
 def stop(world: World) -> None:
-    world.on_reactor(setattr, world.monitor, "stopping", True)
+    world.on_reactor(setattr, world.monitor.lifecycle, "stopping", True)
 
 
 def connect_another_client(world: World) -> None:

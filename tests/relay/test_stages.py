@@ -107,7 +107,7 @@ class DelayingStage(HoldingStage):
 
 
 def relay_of(world: World) -> Relay:
-    relay = world.monitor._live[world.live().id]
+    relay = world.monitor.live.by_id[world.live().id]
     assert isinstance(relay, Relay)
     return relay
 

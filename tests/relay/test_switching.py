@@ -168,7 +168,7 @@ class Watcher(Observer):
         if self._scope == "service":
             self._monitor.add_observer(self)
             return lambda: self._monitor.remove_observer(self)
-        connection = self._monitor._live.get(self._record.id)
+        connection = self._monitor.live.by_id.get(self._record.id)
         if connection is None:  # it is over
             return lambda: None
         assert isinstance(connection, Relay)

@@ -818,7 +818,7 @@ def short_records_take_no_larger_share(world: World) -> None:
         records.append(tls.bio_read(100))
     loop = world.paths._loop
     assert loop is not None
-    (relay,) = world.monitor._live.values()
+    (relay,) = world.monitor.live.by_id.values()
     assert isinstance(relay, Relay)
     world.on_reactor(relay.hold, "up", HOLD_PAUSE)
     sending = world.meanwhile(socket.socket.sendall, client, b"".join(records))
@@ -857,7 +857,7 @@ def those_who_begin_to_send_short_records_wait_for_a_share(world: World) -> None
         sending.result()
     loop = world.paths._loop
     assert loop is not None
-    relays = [each for each in world.monitor._live.values() if isinstance(each, Relay)]
+    relays = [each for each in world.monitor.live.by_id.values() if isinstance(each, Relay)]
     for relay in relays:
         world.on_reactor(relay.hold, "up", HOLD_PAUSE)
     for client, _ in pairs:

@@ -291,7 +291,7 @@ class Played:
         sock = open_listener(ours)
         self.monitor = Monitor("test", policy=Policy.of(**OFF | row.policy))
         forwarder = Forwarder(self.monitor, paths.between(self.monitor, ours, backend))
-        self._listener = Listener(sock, reactor, forwarder.accepted, self.monitor.must_wait)
+        self._listener = Listener(sock, reactor, forwarder.accepted, self.monitor.room.must_wait)
         self._listener.resume()
         self._where = sock.getsockname()
         self.sockets: dict[str, socket.socket] = {}

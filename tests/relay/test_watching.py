@@ -140,7 +140,7 @@ async def test_others_are_spliced_while_one_is_watched(tmp_path: Path, pipe: str
         with World(tmp_path, "ipv4", pipe) as world:
             pairs = [world.pair() for _ in range(2)]
             until(lambda: len(world.monitor) == 2)
-            watched, other = world.monitor._live.values()
+            watched, other = world.monitor.live.by_id.values()
             chunks: list[bytes] = []
             cancel = world.on_reactor(
                 watched.add_watcher,  # type: ignore[attr-defined]

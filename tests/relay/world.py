@@ -217,7 +217,7 @@ class World:
             BackendTls(str(certificate().certificate)) if self.backend_tls else None,
         )
         self._listener = Listener(sock, reactor, self.forwarder.accepted, self.forwarder.must_wait)
-        self.monitor.when_room(self._listener.resume)
+        self.monitor.room.subscribe(self._listener.resume)
         self._listener.resume()
 
     def __exit__(self, *_: object) -> None:

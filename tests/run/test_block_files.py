@@ -78,7 +78,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     yield made
     made.watch.stopService()
     assert not made.clock.getDelayedCalls()
-    assert not block_files.faults
+    assert not made.registry.unreadable_files
 
 
 def networks(monitor: Monitor) -> list[str]:
@@ -130,9 +130,8 @@ def test_a_file_that_is_lost_keeps_what_it_listed(world: World) -> None:
         world.file.unlink()
         world.look(5)
         fault = f'"{world.file}" cannot be read: no such file or directory'
-        assert block_files.faults == {str(world.file): fault}
+        assert world.registry.unreadable_files == {str(world.file): fault}
         assert lines == [f"{fault}: what it listed before stays blocked"]
-        assert monitor.unreadable_files() == [fault]
         assert networks(monitor) == ["10.0.0.1/32"]
         world.write("10.0.0.1\n10.0.0.2\n")
         world.look()
@@ -140,7 +139,7 @@ def test_a_file_that_is_lost_keeps_what_it_listed(world: World) -> None:
         f'"{world.file}" can be read again',
         f'"{world.file}" has changed: networks that it lists to block: 2',
     ]
-    assert not block_files.faults
+    assert not world.registry.unreadable_files
     assert networks(monitor) == ["10.0.0.1/32", "10.0.0.2/32"]
 
 

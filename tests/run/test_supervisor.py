@@ -433,7 +433,7 @@ async def test_each_side_has_its_own_keepalive(world: World) -> None:
     service = world.service(keepalive=Sides(client=one, backend=two))
     await world.supervisor.apply((), [service])
     await world.connect()
-    (relay,) = cast(Any, world.monitor()._live.values())
+    (relay,) = cast(Any, world.monitor().live.by_id.values())
     assert times(relay.client._sock) == one  # from the listener, before the first check
     changed = service.changed(keepalive=Sides(client=False, backend=three))
     await world.supervisor.apply([service], [changed])

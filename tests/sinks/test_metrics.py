@@ -499,16 +499,14 @@ def tcp_info(rtt_microseconds: int, retransmits: int) -> bytes:
     return bytes(raw)
 
 
-def test_rules_of_clients_and_rates_are_gauges_if_they_are_set(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_rules_of_clients_and_rates_are_gauges_if_they_are_set() -> None:
     program = Program("web")
     web = program.registry.get("web")
     assert not [name for name in program.values() if "opening" in name or "_clients" in name]
     web.apply(Policy.of(per_ip_limit=5, rate="100/m", per_ip_rate="1/s burst 9"))
     for ip in ("2001:db8::1", "2001:db8::2", "10.0.0.1"):
         Connection(web, ip)
-    monkeypatch.setattr("monconn.policy.block_files.faults", {"/a": "gone"})
+    program.registry.unreadable_files["/a"] = "gone"
     values = program.values()
     assert values['monconn_connections_per_client_limit{service="web"}'] == 5
     opening = 'monconn_opening_limit_per_second{limit="%s",service="web"}'

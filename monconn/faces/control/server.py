@@ -29,9 +29,10 @@ from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.model.flow import to_json
 from monconn.model.record import iso_time
+from monconn.ops.closing import CloseResult
 from monconn.ops.columns import Row
 from monconn.ops.feed import FeedEvent, Subscription
-from monconn.ops.operations import ChangeResult, CloseResult, Operations
+from monconn.ops.operations import ChangeResult, Operations
 from monconn.ops.reload import ReloadResult
 from monconn.places import Places
 from monconn.roles import Role

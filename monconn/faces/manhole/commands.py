@@ -27,12 +27,13 @@ from monconn.model.record import iso_time
 from monconn.model.uid import parse_uid
 from monconn.ops import explain_text
 from monconn.ops.account import account_of
+from monconn.ops.closing import CloseResult
 from monconn.ops.columns import Row
 from monconn.ops.details import detail_lines
 from monconn.ops.device_rows import story_lines
 from monconn.ops.filters import FilterError
 from monconn.ops.flow_text import HexEncoder
-from monconn.ops.operations import CloseResult, Operations, Terms
+from monconn.ops.operations import Operations, Terms
 from monconn.ops.rows import (
     BlockRow,
     ClosedConnectionRow,

@@ -386,7 +386,7 @@ class HandshakeRoom:
 
     def must_wait(self) -> bool:
         """Whether the next client is to be left in the accept queue."""
-        return len(self._clients) >= MOST_HANDSHAKES or self._monitor.must_wait()
+        return len(self._clients) >= MOST_HANDSHAKES or self._monitor.room.must_wait()
 
     def enter(
         self,
@@ -419,10 +419,10 @@ class HandshakeRoom:
         While the service is paused it waits as well, without a limit: no backend is dialled then.
         """
         self._deadlines.cancel(client)
-        if self._waiting or self._monitor.must_hold():
+        if self._waiting or self._monitor.room.must_hold():
             self._waiting.append(client)
             if self._cancel is None:
-                self._cancel = self._monitor.when_room(self._admit_waiting)
+                self._cancel = self._monitor.room.subscribe(self._admit_waiting)
         else:
             self._admit(client)
 
@@ -432,7 +432,7 @@ class HandshakeRoom:
         self._is_admitting = True
         try:
             for _ in range(BATCH):
-                if not self._waiting or self._monitor.must_hold():
+                if not self._waiting or self._monitor.room.must_hold():
                     break
                 self._admit(self._waiting.popleft())
             else:
@@ -468,7 +468,7 @@ class HandshakeRoom:
         was_full = len(self._clients) >= MOST_HANDSHAKES
         self._clients.discard(client)
         if was_full:
-            self._monitor.notify_room()
+            self._monitor.room.notify()
 
     def close(self) -> None:
         """Turn all clients away that are here: the program stops."""

@@ -268,7 +268,7 @@ class HistoryService(Service):
         self._resumed.add(monitor)
         totals = self._last.get(monitor.name, self._totals.get(monitor.name))
         if self._config.resume_counters and totals is not None:
-            monitor.carry_over(totals)
+            monitor.counters.carry_over(totals)
         if self._devices is not None:
             self._to_restore.append(monitor.name)
             if self._restoring is not None and self._restoring.called:

@@ -27,7 +27,6 @@ from monconn.net.listen import (
     serve_factory,
     wait_while_full,
 )
-from monconn.policy import block_files
 from monconn.policy.sides import Keepalive
 from monconn.sinks.capture_files import CaptureTotals
 from monconn.sinks.metrics.figures import LagMeter, Sample, ServiceFigures, ServiceSample
@@ -174,7 +173,7 @@ class MetricsService(Service):
             turns=None if self._turns is None else self._turns.figures(),
             started_at=self._started_at,
             files_lost=dict(files.lost),
-            unreadable_block_files=len(block_files.faults),
+            unreadable_block_files=len(self._registry.unreadable_files),
             captures=self._captures(),
             outputs=dict(self._outputs()),
         )
@@ -185,7 +184,7 @@ class MetricsService(Service):
             connections=len(monitor),
             client_ips=monitor.client_ips(),
             clients=monitor.admission.clients,
-            totals=monitor.counted(),
+            totals=monitor.counters.counted(),
             figures=self._figures[monitor].copy(),
             policy=monitor.policy,
             state=monitor.state,

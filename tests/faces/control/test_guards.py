@@ -241,7 +241,7 @@ def test_a_slow_subscriber_misses_events_and_gets_their_number(
     seat = Seat(monkeypatch)
     seat.send(HELLO, box(_command="Subscribe", _ask="2"))
     monitor = seat.registry.new("web", clock=seat.clock)
-    monitor.stopping = True
+    monitor.lifecycle.stopping = True
     seat.transport.clear()
     seat.protocol.pauseProducing()
     for _ in range(5):

@@ -25,8 +25,8 @@ from monconn.faces.control.server import (
 )
 from monconn.model.alarms import Alarm
 from monconn.model.record import FACTS
+from monconn.ops.columns import Listing
 from monconn.ops.filters import Filter
-from monconn.ops.operations import Listing
 from monconn.ops.rows import HistoryEventRow
 from monconn.turns import QUEUE_SECONDS, WORK_SECONDS
 from tests.ops.world import FakeConnection
@@ -197,7 +197,7 @@ def last_answer(client: ControlProtocol) -> dict[bytes, bytes]:
 def with_ips(server: Server, number: int) -> None:
     world = server.registry.new("web", clock=server.clock)
     for count_ in range(number):
-        world._live_by_ip[f"192.0.{count_ // 250}.{count_ % 250}"] = 1
+        world.live.by_ip[f"192.0.{count_ // 250}.{count_ % 250}"] = 1
 
 
 def test_the_rest_of_a_list_is_not_held_for_ever(server: Server) -> None:

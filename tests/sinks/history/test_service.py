@@ -318,14 +318,14 @@ async def test_counters_continue_in_the_next_run(path: Path) -> None:
     world = World(path)
     world.history.startService()
     totals = Totals(3, 40, 500, Counter({"blocked": 2}))
-    world.monitor.carry_over(totals)  # as if it had counted them
+    world.monitor.counters.carry_over(totals)  # as if it had counted them
     await world.until(lambda: world.rows("counters") == 4)
-    world.monitor.carry_over(Totals(1, 1, 1))  # in the last second
+    world.monitor.counters.carry_over(Totals(1, 1, 1))  # in the last second
     await world.stop()
 
     world = World(path)
     late = Monitor("late", clock=world.clock)
-    late.carry_over(Totals(up=1))
+    late.counters.carry_over(Totals(up=1))
     assert world.monitor.totals() == Totals()
     world.history.startService()
     assert world.monitor.totals() == Totals(4, 41, 501, Counter({"blocked": 2}))
@@ -347,7 +347,7 @@ async def test_counters_continue_in_the_next_run(path: Path) -> None:
 async def test_counters_continue_when_a_removed_service_returns(path: Path, seconds: float) -> None:
     world = World(path)
     world.history.startService()
-    world.monitor.carry_over(Totals(3, 4, 5))
+    world.monitor.counters.carry_over(Totals(3, 4, 5))
     world.registry.delete("web")
     if seconds:
         await world.until(lambda: world.rows("counters") > 0 and not world.history._last)
@@ -366,7 +366,7 @@ async def test_counters_continue_when_a_removed_service_returns(path: Path, seco
 async def test_counters_start_at_0_if_configured(path: Path) -> None:
     world = World(path)
     world.history.startService()
-    world.monitor.carry_over(Totals(3))
+    world.monitor.counters.carry_over(Totals(3))
     await world.stop()
     world = World(path, resume_counters=False)
     world.history.startService()
@@ -378,7 +378,7 @@ async def test_counters_start_at_0_if_configured(path: Path) -> None:
 async def test_stopped_and_started_again(path: Path) -> None:
     world = World(path)
     world.history.startService()
-    world.monitor.carry_over(Totals(3))
+    world.monitor.counters.carry_over(Totals(3))
     await world.stop()
     world.notify("closed", closed())
     world.history.startService()
@@ -566,7 +566,7 @@ async def test_a_file_that_is_gone_is_made_anew(
     path.parent.mkdir()
     world = World(path)
     world.history.startService()
-    world.monitor.carry_over(Totals(3, 4, 5))
+    world.monitor.counters.carry_over(Totals(3, 4, 5))
     world.notify("closed", *(closed(id=each) for each in (1, 2, 3)))
     await world.until(lambda: world.rows() == 3)
     asking = await world.history.run(lambda db: connections(db, HistoryFilter()))
@@ -651,7 +651,7 @@ async def test_an_index_that_is_cut_off_ends_nothing(path: Path, log: list[str])
 async def test_files_that_are_emptied_are_made_anew(path: Path, log: list[str]) -> None:
     world = World(path)
     world.history.startService()
-    world.monitor.carry_over(Totals(3, 4, 5))
+    world.monitor.counters.carry_over(Totals(3, 4, 5))
     world.notify("closed", *(closed(id=each) for each in (1, 2, 3)))
     await world.until(lambda: world.rows() == 3)
     await world.idle()

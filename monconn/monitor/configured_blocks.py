@@ -1,0 +1,101 @@
+"""What the configuration of one service blocks: its ``block``, and its ``block_files``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, succeed
+
+from monconn.clock import Clock
+from monconn.monitor.admission import Admission
+from monconn.monitor.ending import Ending
+from monconn.monitor.live import LiveConnections
+from monconn.policy.block_files import BlockFile
+from monconn.policy.blocks import CONFIGURED, Blocks
+from monconn.policy.rules import Rules
+from monconn.turns import in_turns
+
+
+class ConfiguredBlocks:
+    """Puts in force what rules block, and ends the connections that this concerns.
+
+    Files of thousands of networks are put in force in steps, but for the first time.
+
+    :param rules: what is in force from the beginning, before there is a client.
+    :param blocks: those of the service, whatever their source.
+    :param admission: says who is blocked.
+    :param live: the service's connections.
+    :param ending: ends them.
+    :param clock: monotonic time and timers.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        blocks: Blocks,
+        admission: Admission,
+        live: LiveConnections,
+        ending: Ending,
+        clock: Clock,
+    ) -> None:
+        self._rules = rules
+        self._blocks = blocks
+        self._admission = admission
+        self._live = live
+        self._ending = ending
+        self._clock = clock
+        self._filed: dict[str, BlockFile] = {}  # what of block_files is in force
+        self._filing: Deferred[None] = succeed(None)
+        blocks.configure(rules.block, since_at=time.time())
+        for _ in self._put_files_in_force(rules.block_files):
+            pass
+
+    def configure(self, rules: Rules) -> None:
+        """Put other rules in force."""
+        before, self._rules = self._rules, rules
+        is_dry_run = "block" in rules.dry_run
+        if rules.block != before.block:
+            now, since_at = self._clock.seconds(), time.time()
+            new = self._blocks.configure(rules.block, since_at=since_at, now=now)
+            if not is_dry_run:
+                self._ending.end_blocked(new)
+        is_real_now = "block" in before.dry_run and not is_dry_run
+        if rules.block_files != before.block_files or is_real_now:
+
+            def configure() -> Iterator[None]:
+                yield from self._put_files_in_force(rules.block_files)
+                yield from self._end_configured()
+
+            self._filing.cancel()  # what follows does all of it
+            self._filing = in_turns(self._clock, configure())
+            self._filing.addErrback(lambda failure: failure.trap(CancelledError) and None)
+
+    def _put_files_in_force(self, files: Collection[BlockFile]) -> Iterator[None]:
+        named = {each.path: each for each in files}
+        for path in {*self._filed, *named}:
+            file = named.get(path)
+            if file is not None and self._filed.get(path) == file:
+                continue
+            # Until it is done, it is neither what it was nor what it is to be.
+            self._filed[path] = attrs.evolve(self._filed.get(path) or named[path], digest=b"")
+            origins = {} if file is None else file.origins
+            yield from self._blocks.configure_file(
+                path, origins, since_at=time.time(), now=self._clock.seconds()
+            )
+            if file is None:
+                del self._filed[path]
+            else:
+                self._filed[path] = file
+
+    def _end_configured(self) -> Iterator[None]:
+        """End the live connections whose clients the configuration blocks, in steps."""
+        now, ips = self._clock.seconds(), set()
+        for ip in tuple(self._live.by_ip):
+            block = self._admission.find_block(ip, now)
+            if block is not None and block.source in CONFIGURED:
+                ips.add(ip)
+            yield
+        if ips and "block" not in self._rules.dry_run:
+            self._ending.end("blocked", ips)

@@ -86,12 +86,8 @@ def listen(path: str, mode: int | None, backlog: int) -> ListeningSocket:
                 if not _remove_stale(path):
                     raise _in_use(path) from error
                 sock.bind(path)
-            if mode is not None:
-                os.chmod(path, mode)  # before listen(2): until then all connects are refused
-            found = os.lstat(path)
-            sock.file = SocketFile(
-                os.path.abspath(path), (found.st_dev, found.st_ino), stat.S_IMODE(found.st_mode)
-            )
+            # Before listen(2): until then all connects are refused.
+            sock.file = _made(path, mode)
             # With the folder still locked: a socket that does not listen yet looks stale.
             sock.listen(backlog)
         sock.setblocking(False)
@@ -101,6 +97,28 @@ def listen(path: str, mode: int | None, backlog: int) -> ListeningSocket:
             raise told from error
         raise
     return sock
+
+
+def _made(path: str, mode: int | None) -> SocketFile:
+    """The file that bind(2) has just made, with its permissions.
+
+    :raises OSError: something else is there by now (EBUSY).
+    """
+    # chmod(2) follows links: whoever may write to the folder could have it open any file.
+    file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(file).st_mode):
+            raise OSError(errno.EBUSY, "another program has replaced the socket")
+        if mode is not None:
+            try:
+                os.chmod(f"/proc/self/fd/{file}", mode)
+            except FileNotFoundError:  # no /proc, as in a chroot
+                os.chmod(path, mode)
+        found = os.fstat(file)
+    finally:
+        os.close(file)
+    inode = found.st_dev, found.st_ino
+    return SocketFile(os.path.abspath(path), inode, stat.S_IMODE(found.st_mode))
 
 
 def check(path: str) -> list[Remark]:

@@ -148,6 +148,32 @@ def test_a_folder_that_stays_locked_is_a_clear_error(
     os.close(folder)
 
 
+def test_no_other_file_gets_the_mode(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who may write to the folder has replaced the socket by a link meanwhile."""
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    bind = socket.socket.bind
+
+    def replaced(sock: socket.socket, address: str) -> None:
+        bind(sock, address)
+        path.unlink()
+        path.symlink_to(secret)
+
+    monkeypatch.setattr(ListeningSocket, "bind", replaced)
+    with pytest.raises(OSError, match="replaced") as caught:
+        listen(str(path), 0o666, 1)
+    assert caught.value.errno == errno.EBUSY
+    assert secret.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_file_has_the_mode_that_is_asked_for(path: Path) -> None:
+    with listen(str(path), 0o660, 1) as sock:
+        assert path.stat().st_mode & 0o777 == sock.file.mode == 0o660
+        sock.file.remove()
+
+
 def test_only_the_file_that_was_made_is_removed(path: Path, tmp_path: Path) -> None:
     with listen(str(path), None, 1) as sock:
         os.rename(path, tmp_path / "away")

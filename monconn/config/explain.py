@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -268,15 +269,29 @@ def origin_of(
         return None
     here = path
     if network is not None and isinstance(node, yamlmap.Sequence):
-        # As texts: to parse each of 10,000 takes 50 ms. Of one that is written otherwise it is the
-        # line of the list.
-        texts = (str(network), address_text(network))
-        items = (getattr(each, "text", "").strip() for each in node.nodes)
-        found = next((index for index, text in enumerate(items) if text in texts), None)
+        # Of one that is written otherwise it is the line of the list.
+        index = _index_of(node)
+        found = index.get(str(network), index.get(address_text(network)))
         here = path if found is None else (*path, found)
     source, line = file.place_of(here)
     is_default = not file.is_go_style and path[0] == "defaults"
     return Origin(f"{source}:{line}", is_default)
+
+
+_indexes: WeakKeyDictionary[yamlmap.Sequence, dict[str, int]] = WeakKeyDictionary()
+
+
+def _index_of(node: yamlmap.Sequence) -> dict[str, int]:
+    """Where each text of a list is in it.
+
+    As texts: to parse each of 10,000 networks takes 50 ms. A listing asks for each of them.
+    """
+    index = _indexes.get(node)
+    if index is None:
+        index = _indexes[node] = {}
+        for number, each in enumerate(node.nodes):
+            index.setdefault(getattr(each, "text", "").strip(), number)
+    return index
 
 
 def _fields(

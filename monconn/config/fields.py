@@ -343,11 +343,11 @@ def read_block_files(node: Node) -> Any:
             path = read_path(item)
             try:
                 file = block_files.read_block_file(path)
-            except FileError:
+            except FileError as error:
                 running = _running_block_file(os.path.expanduser(path))
                 if running is None:
                     raise
-                file = running
+                file = attrs.evolve(running, fault=str(error))
         except (ValueError, FileError) as error:
             found.append((here, str(error)))
         else:

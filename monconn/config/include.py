@@ -79,6 +79,7 @@ class _Reading:
         self._places: dict[str, str] = {}
         """By the real path of each file, where it is included."""
         self._bytes = 0
+        self._has_too_many = False
 
     def main(self, path: str) -> Tree:
         """Read the main file, which may also be a pipe."""
@@ -201,6 +202,8 @@ class _Reading:
         """The sections of an included file; None if there are none, or if it cannot be used."""
         name, path = file
         real = os.path.realpath(path)
+        if self._has_too_many:
+            return None  # which was told once: a folder may have a hundred thousand
         message = self._refusal(name, real, stack)
         content = b""
         if message is None:
@@ -212,6 +215,7 @@ class _Reading:
             except FileError as error:
                 message = str(error)
             if self._bytes + len(content) > MAX_BYTES:
+                self._has_too_many = True
                 message = f"all files together are too big: at most {MAX_BYTES >> 20} MiB are read"
         if message is not None:
             self._problem(node.source, node.line, message, (KEY,))
@@ -234,6 +238,7 @@ class _Reading:
         if len(stack) > MAX_DEPTH:
             return f"{quoted(name)}: files include one another more than {MAX_DEPTH} levels deep"
         if len(self._places) > MAX_FILES:
+            self._has_too_many = True
             return f"{quoted(name)}: at most {MAX_FILES} files are included"
         return None
 

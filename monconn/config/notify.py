@@ -114,6 +114,10 @@ def split_webhook(url: NotifyUrl) -> SplitResult:
         raise Wrong.here("has no host: write it as https://HOST/PATH")
     if " " in url.text or not url.text.isascii():
         raise Wrong.here("must have ASCII characters alone, and others as %XX")
+    try:
+        parts.hostname.encode("idna")  # as getaddrinfo does: no label is empty or too long
+    except UnicodeError:
+        raise Wrong.here("is no URL: check its host and port") from None
     return parts
 
 

@@ -540,7 +540,8 @@ class Devices(Observer):
             self._check_alarms(device)
             yield
         self._backend.poll()
-        yield from self._outages.decide(now, self._backend.is_down)
+        # In a pause nobody can come back either, and the operator knows that.
+        yield from self._outages.decide(now, self._backend.is_down or self._monitor.is_paused)
 
     def _apply(self) -> Iterator[None]:
         """Follow a policy that was replaced; alarms that it switches off are ended by the poll."""
@@ -679,8 +680,8 @@ class Devices(Observer):
             detail += f", declared keepalive {device.keepalive:g} s"
         else:
             detail += f", usually {usual} every {format_duration(typical_seconds(gaps) or 0.0)}"
-        if device.restored > since:
-            detail += f"; monconn was restarted {format_duration(now - device.restored)} ago"
+        if device.restored > since:  # by a restart, or as it was paused, draining or blocked
+            detail += f"; it could not be heard until {format_duration(now - device.restored)} ago"
         self._notify("silent", device, False, detail)
 
     def _end_silence(self, device: Device, detail: str) -> None:

@@ -329,7 +329,8 @@ class Device:
         self.folded: set[AlarmKind] | None = None
         """Those of them that are a part of a bigger one, and were not notified."""
         self.restored = NEVER
-        """When it was restored from an earlier run; what was before is no interval."""
+        """When it was restored from an earlier run, or could be heard last of a time in which it
+        could not; what was before is no interval."""
         self.is_expected = False
         """Whether it was connected when that run ended, so that it should come back."""
         self.is_stored = False

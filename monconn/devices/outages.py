@@ -25,8 +25,8 @@ there are, and a backend that has thrown all out and takes them back at once is 
 MOST_SETTLE_SECONDS = 30.0
 """After which it is raised, though there are still more."""
 RETURN_SECONDS = 90.0
-"""How long devices may take to come back once their backend is there again: many wait longer after
-each attempt that failed, and a reconnect storm is over after a minute."""
+"""How long devices may take to come back once their backend is there again, or a pause is over:
+many wait longer after each attempt that failed, and a reconnect storm is over after a minute."""
 NETWORKS_SECONDS = 10.0
 """How often all devices are counted by network, at most: 0.2 s of work for a hundred thousand."""
 BACK_OF = (4, 5)
@@ -67,7 +67,8 @@ class Outages:
         self._backends: dict[Device, str] = {}  # of those that are missing, lost or not
         self._counted_at = NEVER
         self._outage: _Outage | None = None
-        self._return_at: float | None = None  # when those are expected that a backend has missed
+        # When those are expected back whose backend was down, or whose service was paused.
+        self._return_at: float | None = None
         self.least = 0
         """How many devices make an outage; 0 is never."""
         self.percent = 100
@@ -94,7 +95,9 @@ class Outages:
 
     def note_closed(self, device: Device, record: ConnectionRecord) -> None:
         """A connection of a device has ended."""
-        if device.live is None and record.reason in LOST and not self._monitor.stopping:
+        if self._monitor.stopping or self._monitor.draining:
+            return  # it is kept out: whoever drains may well end the backend then
+        if device.live is None and record.reason in LOST:
             self._note(device, record.backend)
 
     def _note(self, device: Device, backend: str | None = None) -> None:
@@ -135,14 +138,15 @@ class Outages:
 
     # -- decisions
 
-    def decide(self, now: float, is_backend_down: bool) -> Iterator[None]:
+    def decide(self, now: float, is_cut_off: bool) -> Iterator[None]:
         """Notify observers of what has begun and what is over, in steps.
 
         :param now: monotonic seconds.
-        :param is_backend_down: whether that is why devices are missing; it has its own alarm.
+        :param is_cut_off: whether none can come back, which is why devices are missing: the
+            backend is down, which has its own alarm, or the service is paused.
         """
         yield from self._drop_those_back(now)
-        if is_backend_down:
+        if is_cut_off:
             self._return_at = now + RETURN_SECONDS
             if self._outage is not None and not self._outage.is_notified:
                 self._outage = None

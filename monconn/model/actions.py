@@ -176,7 +176,7 @@ class Action:
             "unblock": f"unblocked {target} at {where}",
             "block_ended": f"the block of {target} at {where} has ended",
             "pause": f"paused {where}{f' ({target})' if target else ''}",
-            "resume": f"resumed {where}{f': {target}' if target else ''}",
+            "resume": f"resumed {where}{f' ({target})' if target else ''}",
             "drain": f"began to drain {where}{f' ({target})' if target else ''}, {ended} live",
             "reload": f"reloaded the configuration: {target}",
             "notify_test": f"sent a test to {target}",

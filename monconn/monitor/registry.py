@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 from weakref import WeakSet
@@ -29,6 +30,7 @@ from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.policy.blocks import Block, Blocks
 
 WAIT_SECONDS = 60.0
+MOST_GONE = 1000
 
 
 class Registry:
@@ -48,6 +50,10 @@ class Registry:
         force. Whoever watches them sets it."""
         self.unblocked = Subscriptions[[Network]]()
         """Called with each network that was unblocked everywhere."""
+        self.gone: OrderedDict[str, Monitor] = OrderedDict()
+        """Monitors of services that were removed, as a later configuration may have their names
+        again: their counters, and what was blocked by hand, go on then; :data:`MOST_GONE` at most.
+        """
         self._clock = clock
         self._blocking: Blocking | None = None
         self._monitors: dict[str, Monitor] = {}
@@ -72,6 +78,7 @@ class Registry:
         if monitor.name in self._monitors:
             raise DuplicateService(f"a service named {monitor.name!r} exists already")
         self._monitors[monitor.name] = monitor
+        self.gone.pop(monitor.name, None)
         monitor.admission.shared_blocks = self.blocks
         if len(monitor):
             monitor.ending.end_blocked(
@@ -155,6 +162,12 @@ class Registry:
         self._when_deleted.notify(monitor)
         return monitor
 
+    def keep(self, monitor: Monitor) -> None:
+        """Keep a deleted monitor without connections, in case its service comes back."""
+        self.gone[monitor.name] = monitor
+        if len(self.gone) > MOST_GONE:
+            self.gone.popitem(last=False)
+
     # -- what is blocked at all services
 
     @property
@@ -209,6 +222,8 @@ class Registry:
         """Do what :meth:`unblock` does, without a report."""
         found = [self.blocking.unblock(network)]
         found += [each.unblock(network, actor=None) for each in self]
+        for monitor in self.gone.values():  # should it come back, it is to have it unblocked
+            monitor.unblock(network, actor=None)
         self.unblocked.notify(network)
         return any(found)
 

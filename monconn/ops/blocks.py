@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -165,15 +165,24 @@ def _until_at(found: Block, now: float) -> float | None:
 # -- the listing
 
 
+FindPlace = Callable[[Monitor, Network], str]
+"""Where a network of a service's ``block`` is written, as ``FILE:LINE``; empty if nowhere."""
+
+
 def block_rows(
-    registry: Registry, monitors: Iterable[Monitor], wanted: Filter, context: Context
+    registry: Registry,
+    monitors: Iterable[Monitor],
+    wanted: Filter,
+    context: Context,
+    place_of: FindPlace,
 ) -> RowSteps[BlockRow]:
     """One row for each network and place: first those at all services, then each service's."""
     every = registry.names()
-    yield from _rows_of(registry.blocks.in_force(), None, every, registry, wanted, context)
+    shared = registry.blocks.in_force()
+    yield from _rows_of(shared, None, every, registry, wanted, context, place_of)
     for monitor in monitors:
-        own = monitor.iter_blocks()
-        yield from _rows_of(own, monitor.name, [monitor.name], monitor, wanted, context)
+        own, name = monitor.iter_blocks(), monitor.name
+        yield from _rows_of(own, name, [name], monitor, wanted, context, place_of)
 
 
 def _rows_of(
@@ -183,6 +192,7 @@ def _rows_of(
     where: Registry | Monitor,
     wanted: Filter,
     context: Context,
+    place_of: FindPlace,
 ) -> RowSteps[BlockRow]:
     keyed: list[tuple[tuple[int, int, int], Block]] = []
     for found in blocks:
@@ -196,7 +206,13 @@ def _rows_of(
     def values() -> Iterator[dict[str, Any] | None]:
         for _, each in ordered:
             now = seconds()
-            yield None if each.is_over(now) else _values(each, service, now) | {"at": services}
+            if each.is_over(now):
+                yield None
+            else:
+                place = each.origin
+                if isinstance(where, Monitor) and each.source == "configuration":
+                    place = place_of(where, each.network)
+                yield _values(each, service, place, now) | {"at": services}
 
     for row in values():
         if row is None or not wanted.matches(row, context):
@@ -206,7 +222,7 @@ def _rows_of(
             yield BlockRow(**row)
 
 
-def _values(found: Block, service: str | None, now: float) -> dict[str, Any]:
+def _values(found: Block, service: str | None, place: str, now: float) -> dict[str, Any]:
     until_at = _until_at(found, now)
     left = found.left_seconds(now)
     return {
@@ -220,5 +236,5 @@ def _values(found: Block, service: str | None, now: float) -> dict[str, Any]:
         "hits": found.hits,
         "reason": found.reason or None,
         "keep_open": found.keep_open,
-        "origin": found.origin or None,
+        "origin": place or None,
     }

@@ -486,11 +486,15 @@ _REASONS = (
         "blocked",
         "reason",
         "the client was blocked while it was connected",
-        "Its IP is in a network that was blocked while it was connected, by an operator or by a"
-        " changed configuration (block).",
-        ("monconn block.", "A configuration that was applied anew."),
+        "Its IP is in a network that was blocked while it was connected: by an operator, by"
+        " auto_block, or by a changed configuration (block, or one of block_files).",
         (
-            Step("What is blocked", "monconn blocks"),
+            "monconn block.",
+            "auto_block: it was refused, or its connections failed, too often.",
+            "A configuration or a file of networks that was read again.",
+        ),
+        (
+            Step("What is blocked, by whom and why", "monconn blocks"),
             Step("Who blocked it", "monconn history --events event:action --since 7d"),
             Step("Let it in again", "monconn unblock IP"),
         ),
@@ -549,10 +553,15 @@ _REFUSALS = (
         "blocked",
         "refusal",
         "its IP is in a blocked network",
-        "The client was not let in: its IP is in block, or an operator has blocked it.",
-        ("monconn block.", "block in the configuration."),
+        "The client was not let in: its IP is in block or in one of block_files, or an operator or"
+        " auto_block has blocked it.",
         (
-            Step("What is blocked", "monconn blocks"),
+            "monconn block.",
+            "block and block_files in the configuration.",
+            "auto_block: it was refused, or its connections failed, too often.",
+        ),
+        (
+            Step("By whom, since when and until when?", "monconn why IP"),
             Step("Let it in again, if it is exactly this IP", "monconn unblock IP"),
         ),
         see="configuration.md#blocks-of-the-file-and-of-the-operator",

@@ -114,7 +114,7 @@ def memory_steps(
     removed = {"closed": 0, "ips": 0, "devices": 0}
     is_within = matcher([network])
     live = 0
-    for monitor in monitors:
+    for monitor in [*monitors, *registry.gone.values()]:
         closed, ips = yield from forget_in_monitor(monitor, network, dry_run=dry_run)
         removed["closed"] += closed
         removed["ips"] += ips

@@ -329,7 +329,13 @@ class Operations:
         """
         monitors = self.monitors(service)
         wanted = self.filter(filter, BLOCK_KEYS)
-        return block_rows(self.registry, monitors, wanted, self._live.context())
+        return block_rows(
+            self.registry, monitors, wanted, self._live.context(), self._place_of_block
+        )
+
+    def _place_of_block(self, monitor: Monitor, network: Network) -> str:
+        origin = self._origin_of(monitor.name, "block", monitor.policy.rules.block, network)
+        return "" if origin is None else origin.place
 
     # -- queries of what is over
 

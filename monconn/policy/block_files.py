@@ -44,6 +44,8 @@ class BlockFile:
     that says how many more there are."""
     signature: Signature | None = attrs.field(default=None, eq=False, repr=False)
     """None if it was written just before, and so has to be read again."""
+    fault: str = attrs.field(default="", eq=False)
+    """Why it could not be read again since, if so: what it listed before is used."""
     number: int = attrs.field(factory=lambda: next(_numbers), eq=False, repr=False)
     """Of two, the one that was read later has the higher."""
 

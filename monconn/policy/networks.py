@@ -55,7 +55,7 @@ class NetworkSet:
         family, version, bits = (AF_INET6, 6, 128) if ":" in ip else (AF_INET, 4, 32)
         try:
             number = int.from_bytes(inet_pton(family, ip.partition("%")[0]), "big")
-        except OSError:
+        except (OSError, ValueError):  # ValueError is for a NUL
             return None
         for (each, length), networks in self._by_prefix.items():
             if (

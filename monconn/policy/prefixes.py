@@ -33,7 +33,7 @@ class ClientPrefixes:
     def _network_v6(self, ip: str) -> str:
         try:
             packed = inet_pton(AF_INET6, ip)
-        except OSError:
+        except (OSError, ValueError):  # ValueError is for a NUL
             return ip
         packed = (int.from_bytes(packed, "big") & self._mask_v6).to_bytes(16, "big")
         return f"{inet_ntop(AF_INET6, packed)}/{self.v6}"
@@ -41,7 +41,7 @@ class ClientPrefixes:
     def _network_v4(self, ip: str) -> str:
         try:
             packed = inet_pton(AF_INET, ip)
-        except OSError:
+        except (OSError, ValueError):  # ValueError is for a NUL
             return ip
         packed = (int.from_bytes(packed, "big") & self._mask_v4).to_bytes(4, "big")
         return f"{inet_ntop(AF_INET, packed)}/{self.v4}"

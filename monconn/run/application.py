@@ -126,7 +126,7 @@ class Application(MultiService):
             devices=self._devices,
             history=self._history,
             manhole=lambda: getattr(self._manhole, "where", None),
-            keeps_blocks=lambda: self._state is not None and self._state.is_kept,
+            keeps_blocks=lambda: self._state is not None and self._state.keeps(),
             capture=config.capture,
             origin_of=self._origin_of,
             notify=self.notify,

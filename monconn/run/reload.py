@@ -33,7 +33,6 @@ from monconn.errors import (
     ReloadError,
     printable_lines,
 )
-from monconn.files import file_name
 from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.ops.reload import Change, Holds, ReloadResult
@@ -427,7 +426,8 @@ def _load_settled(file: ConfigFile) -> ConfigFile:
     """
     path = file.path
     if os.path.exists(path) and not os.path.isfile(path):
-        raise FileError(f"{file_name(path)} is no regular file: it cannot be read again")
+        text = "is no regular file: it cannot be read again"
+        raise ConfigError([Problem(file.source, None, "", text)])
     for _ in range(SETTLE_TRIES):
         problem: ConfigError | None = None
         loaded: ConfigFile | None = None
@@ -510,6 +510,10 @@ def _notes(read: _Read) -> Iterator[str]:
                 f"{_path_of(service)}.{key}: {path} cannot be read by this user any more: what was"
                 " read before stays in use"
             )
+    services = read.file.config.services
+    listed = [file for each in services for file in each.policy.rules.block_files]
+    for fault in dict.fromkeys(each.fault for each in listed if each.fault):
+        yield f"block_files: {fault}: what it listed before stays blocked, until a restart"
 
 
 def _problem(error: MonconnError, file: ConfigFile, service: str) -> Problem:

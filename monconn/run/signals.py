@@ -183,7 +183,14 @@ def end_hurried(number: int) -> None:
 
 
 def end_soon(status: int) -> None:
-    """Have the process end soon, as its reactor has, whatever hangs."""
+    """Have the process end soon, as its reactor has, whatever hangs.
+
+    From here on a SIGHUP or another signal that does nothing cannot change the exit status: Python
+    gives signals with handlers of its own back to the kernel before it ends, which would kill.
+    """
+    for number in (signal.SIGHUP, *OTHER_SIGNALS):
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_IGN)
     _end_after(EXIT_SECONDS, status)
 
 

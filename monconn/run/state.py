@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from weakref import WeakSet
 
 import attrs
 from twisted.application.service import Service
@@ -81,15 +82,20 @@ class StateService(Service):
         self.failures = 0
         """How often the file could not be written."""
         self.is_kept = False
-        """Whether what is blocked outlasts the program."""
+        """Whether what is blocked outlasts the program, as long as its file can be written."""
         self._lock: int | None = None
         self._absent: dict[str, tuple[list[StoredBlock], list[StoredUnblock]]] = {}
         self._cancels: list[Cancel] = []
         self._of_monitors: dict[Monitor, Cancel] = {}
+        self._unfollowed = WeakSet[Monitor]()
         self._timer: IDelayedCall | None = None
         self._is_dirty = self._is_saving = self._is_failing = False
         self._next_save = 0.0
         self._when_saved: list[Deferred[None]] = []
+
+    def keeps(self) -> bool:
+        """Whether what is blocked now outlasts the program, as far as is known."""
+        return self.is_kept and not self._is_failing
 
     # -- start and stop
 
@@ -196,6 +202,8 @@ class StateService(Service):
 
     def _follow(self, monitor: Monitor) -> None:
         blocks, lifted = self._absent.pop(monitor.name, ([], []))
+        if monitor in self._unfollowed:  # it still has them, and knows which have ended
+            blocks, lifted = [], []
         for each in blocks:
             _restore_block(monitor.blocking, each, time.time())
         for one in lifted:
@@ -207,6 +215,7 @@ class StateService(Service):
         cancel = self._of_monitors.pop(monitor, None)
         if cancel is not None:
             cancel()
+            self._unfollowed.add(monitor)
             blocks, lifted = self._of_absent(monitor.name)
             now, wall = self._clock.seconds(), time.time()
             for each in monitor.blocking.blocks.run_time():

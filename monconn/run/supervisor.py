@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults, succeed
 
-from monconn.addresses import EndpointAddress, Network, TcpAddress, UnixAddress, parse_listen
+from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress, parse_listen
 from monconn.clock import Clock, MonotonicClock
 from monconn.config.config import ServiceConfig
 from monconn.config.listeners import clashes, cycles
@@ -36,10 +35,6 @@ from monconn.sinks.hexdump import HexDump
 
 PAUSES_SECONDS = (0.5, 1.0)
 """Between the attempts to listen: the program that used the address may be about to end."""
-
-MOST_DRAINED = 1000
-"""Monitors of services that are gone that are kept, as a later configuration may have their names
-again: their counters, and what was blocked by hand, go on then."""
 
 _NAMED = 20
 """Services that a line of the log names."""
@@ -187,12 +182,10 @@ class Supervisor:
         self._paths = DataPaths(reactor, self._clock)
         self._running: dict[str, _Service] = {}
         self._retired: dict[str, Monitor] = {}  # stopped; in the registry until it is drained
-        self._drained: OrderedDict[str, Monitor] = OrderedDict()  # so that counters may go on
         self._when_drained: list[Deferred[None]] = []
         self._stopping = False
         self._stops = 0  # those that are not done yet
         self._lock = DeferredLock()  # one change at a time
-        self.registry.unblocked.add(self._unblocked)
 
     @property
     def descriptors(self) -> Descriptors:
@@ -430,7 +423,7 @@ class Supervisor:
         """The monitor of a service that runs here, or that still waits for its connections."""
         if name in self._running:
             return self._running[name].monitor
-        return self._retired.get(name) or self._drained.get(name)
+        return self._retired.get(name) or self.registry.gone.get(name)
 
     def _monitor_of(self, config: ServiceConfig) -> Monitor:
         """The service's monitor, if it has or had one, so that its counters go on; or a new one."""
@@ -552,7 +545,6 @@ class Supervisor:
         service = self._running[config.name] = _Service(config, monitor, port)
         monitor.listen, monitor.backend = port.listen or str(config.listen), str(config.backend)
         self._retired.pop(config.name, None)
-        self._drained.pop(config.name, None)
         if config.name not in self.registry.names():
             self.registry.add(monitor)
         self._show_bytes(service)
@@ -612,15 +604,8 @@ class Supervisor:
                 del self._retired[monitor.name]
                 if any(each is monitor for each in self.registry):
                     self.registry.delete(monitor.name)
-                self._drained[monitor.name] = monitor
-                if len(self._drained) > MOST_DRAINED:
-                    self._drained.popitem(last=False)
+                self.registry.keep(monitor)
             self._check_drained()
-
-    def _unblocked(self, network: Network) -> None:
-        """A service that comes back has unblocked what was unblocked everywhere meanwhile."""
-        for monitor in self._drained.values():
-            monitor.unblock(network, actor=None)
 
     def _check_drained(self) -> None:
         if any(map(len, self._retired.values())):

@@ -92,6 +92,8 @@ def test_secrets(tmp_path: Path) -> None:
         (f"[{{url: 'http://h:99999/{PASSWORD}'}}]", "is no URL: check its host and port"),
         (f"[{{url: 'http://h:x/{PASSWORD}'}}]", "is no URL: check its host and port"),
         (f"[{{url: 'http://[::1/{PASSWORD}'}}]", "is no URL: check its host and port"),
+        (f"[{{url: 'http://a..h/{PASSWORD}'}}]", "is no URL: check its host and port"),
+        (f"[{{url: 'http://{'a' * 70}/{PASSWORD}'}}]", "is no URL: check its host and port"),
         (f'[{{url: "http://h/{PASSWORD}\\r\\nX: y"}}]', "printable characters"),
         (f"[{{url: 'http://h/{PASSWORD} x'}}]", "ASCII characters alone"),
         (f"[{{url: 'http://hé/{PASSWORD}'}}]", "ASCII characters alone"),

@@ -448,7 +448,11 @@ def test_a_paused_service_has_no_silent_devices(world: World, is_connected: bool
     world.wait(100.0)
     assert world.kinds() == []
     world.wait(200.0)
+    world.devices.rows()  # counts what is queued
+    details = [event[1].detail for event in world.observer.events if event[0] == "alarmed"]
     assert world.kinds() == ["silent"]
+    assert "it could not be heard until" in details[0]
+    assert "restarted" not in details[0]
 
 
 def test_a_device_that_a_draining_service_keeps_out_is_not_silent(world: World) -> None:

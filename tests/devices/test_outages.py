@@ -147,6 +147,47 @@ def test_devices_that_are_back_at_once_are_no_outage() -> None:
     assert fleet.raised() == []
 
 
+def test_a_backend_that_is_restarted_in_a_pause_makes_no_outage() -> None:
+    """Nobody can come back before the pause is over, and then not all do in the same moment."""
+    fleet = Fleet()
+    fleet.monitor.pause()
+    for connection in fleet.connections.values():
+        connection.end("backend_reset")
+    fleet.wait(MINUTE)
+    assert fleet.raised() == []
+    fleet.monitor.resume()
+    fleet.wait(30.0)
+    for ip in fleet.connections:
+        fleet.connections[ip] = fleet.enter(ip)
+    fleet.live(20)
+    assert fleet.raised() == []
+
+
+def test_devices_that_do_not_come_back_after_a_pause_are_an_outage() -> None:
+    fleet = Fleet()
+    fleet.monitor.pause()
+    for connection in fleet.connections.values():
+        connection.end("backend_reset")
+    fleet.wait(20.0)
+    fleet.monitor.resume()
+    fleet.wait(3 * MINUTE)
+    assert words(fleet.raised()) == ["outage"]
+
+
+def test_a_drained_service_whose_backend_ends_has_no_outage() -> None:
+    fleet = Fleet()
+    fleet.monitor.drain()
+    for connection in fleet.connections.values():
+        connection.end("backend_reset")
+    fleet.wait(10 * MINUTE)
+    assert fleet.raised() == []
+    fleet.monitor.resume()
+    for ip in fleet.connections:
+        fleet.connections[ip] = fleet.enter(ip)
+    fleet.live(20)
+    assert fleet.raised() == []
+
+
 def test_orderly_ends_are_no_outage() -> None:
     fleet = Fleet(silent_heartbeats=0)
     for reason, connection in zip(

@@ -14,7 +14,8 @@ from typing import Any
 Box = Mapping[str, str | bytes]
 Answer = Callable[[dict[str, str]], Iterator[bytes]]
 """Takes a request, and makes the bytes that are sent for it."""
-HELLO = {"version": "1", "server": "monconn 9", "pid": "1", "filters": "True", "why": "True"}
+_CAN = ("filters", "why", "blocks", "pauses", "outputs")
+HELLO = {"version": "1", "server": "monconn 9", "pid": "1", **dict.fromkeys(_CAN, "True")}
 
 
 def box(values: Box) -> bytes:

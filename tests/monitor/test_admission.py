@@ -52,6 +52,7 @@ def admission(
         ({"allow": BLOCK}, "10.0.0.3", None),
         ({"allow": BLOCK}, "10.0.0.4", "not_allowed"),
         ({"allow": BLOCK}, "unix", "not_allowed"),
+        ({"allow": BLOCK}, "10.0.0.3\0", "not_allowed"),  # as a preface may say
         ({"allow": BLOCK, "block": BLOCK}, "10.0.0.3", "blocked"),
         # several: what will not change by itself comes first
         ({"conn_limit": 3, "ip_limit": 2, "block": BLOCK}, "10.0.0.3", "blocked"),
@@ -150,3 +151,10 @@ def test_limits_that_are_set_later_count_who_is_there() -> None:
     assert made.judge("10.0.0.2", 3, NOW) is ADMITTED
     made.closed("10.0.0.1")
     assert made.judge("10.0.0.1", 2, NOW) is ADMITTED
+
+
+@pytest.mark.parametrize("ip", ["", "unix", "10.0.0.3\0", "::1\0", "::1%eth0", "300.0.0.1", ":"])
+def test_what_is_no_ip_is_a_client_of_its_own(ip: str) -> None:
+    rules = Rules(per_ip_limit=1, block=BLOCK)
+    assert admission(rules, prefixes=(24, 64)).judge(ip, 0, NOW) is ADMITTED
+    assert admission(rules, {ip: 1}, (24, 64)).judge(ip, 1, NOW) == Verdict("per_ip_limit")

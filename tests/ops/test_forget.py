@@ -58,6 +58,16 @@ def test_a_client_is_forgotten_and_others_are_not() -> None:
     assert set(again.removed.values()) == {0}
 
 
+def test_a_removed_service_does_not_bring_a_forgotten_client_back() -> None:
+    world = world_of_clients()
+    gone = world.registry.delete("web")
+    world.registry.keep(gone)
+    done = world.result(world.operations.forget(ACTOR, CLIENT))
+    assert (done.removed["closed"], done.removed["ips"]) == (2, 2)
+    assert [each.client_ip for each in gone.closed_records] == ["192.0.2.9"]
+    assert gone.clients.ips() == ["192.0.2.9"]
+
+
 def test_live_connections_and_blocks_stay_and_are_told() -> None:
     world = world_of_clients()
     (live,) = world.connect("mqtt", CLIENT)

@@ -106,6 +106,15 @@ def test_a_network_of_the_file_that_was_unblocked_is_named(configured: World) ->
     assert "unblocked" not in rule
 
 
+def test_the_blocks_of_the_file_are_listed_with_their_lines(configured: World) -> None:
+    configured.registry.get("web").block("10.0.0.1")
+    listed = [each for each in configured.operations.blocks() if each is not None]
+    assert [(each.service, each.network, each.origin) for each in listed] == [
+        ("mqtt", "10.9.0.0/16", "m.yaml:16"),
+        ("web", "10.0.0.1/32", None),
+    ]
+
+
 def test_what_was_set_while_it_runs_has_no_line(configured: World) -> None:
     mqtt = configured.registry.get("mqtt")
     mqtt.rules.conn_limit = 7

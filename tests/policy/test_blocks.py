@@ -106,7 +106,7 @@ def test_what_holds_as_time_passes(steps: list[Any]) -> None:
             was_there = in_force(network)
             assert blocks.block(network, now, source=source, until=until).is_new != was_there
             ends[source][network] = float("inf") if until is None else until
-            if until is None:
+            if until is None:  # else it is unblocked again at the end
                 lifted.discard(network)
         elif step[0] == "unblock":
             assert blocks.unblock(step[1], now) == in_force(step[1])
@@ -133,6 +133,22 @@ def test_what_holds_as_time_passes(steps: list[Any]) -> None:
             found = blocks.find(ip, now)
             smallest = max(covering, key=lambda each: each.prefixlen, default=None)
             assert (None if found is None else found.network) == smallest
+
+
+def test_what_is_configured_and_unblocked_is_found() -> None:
+    blocks = Blocks(NETWORKS[:1])
+    assert result_of(blocks.configure_file("f", {NETWORKS[2]: "f:7"})) == [NETWORKS[2]]
+    assert blocks.find_lifted("10.1.2.3") is None
+    for each in (NETWORKS[0], NETWORKS[1], NETWORKS[2]):
+        blocks.unblock(each, NOW)
+    found = {ip: blocks.find_lifted(ip) for ip in IPS}
+    assert {ip: (each.network, each.source, each.origin) for ip, each in found.items() if each} == {
+        "10.1.2.3": (NETWORKS[2], "file", "f:7"),
+        "10.1.2.4": (NETWORKS[0], "configuration", ""),
+        "10.2.0.1": (NETWORKS[0], "configuration", ""),
+    }
+    blocks.configure(())
+    assert blocks.find_lifted("10.2.0.1") is None
 
 
 def test_ten_thousand_networks_cost_no_more_steps_than_their_lengths() -> None:

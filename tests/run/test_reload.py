@@ -348,7 +348,7 @@ async def test_a_pipe_cannot_be_read_again(world: World) -> None:
     app = world.start(world.config())
     world.file.unlink()
     os.mkfifo(world.file)
-    with pytest.raises(FileError, match="is no regular file"):
+    with pytest.raises(ConfigError, match="is no regular file"):  # as if it were gone
         await app.reload(ADMIN)
 
 
@@ -359,7 +359,15 @@ async def test_a_file_of_networks_that_is_lost_lists_what_it_did(world: World) -
     (world.folder / "networks").unlink()
     result = await world.reload(world.config({"block_files": "networks", "max_idle": 5}))
     assert [each.key for each in result.changes] == ["max_idle"]
+    (note,) = result.notes
+    assert "networks" in note
+    assert note.endswith(
+        "No such file or directory: what it listed before stays blocked, until a restart"
+    )
     assert world.monitor().blocks("file") == [ip_network("192.0.2.0/24")]
+    world.write("192.0.2.0/24\n", "networks")
+    assert (await world.reload()).notes == ()
+    (world.folder / "networks").unlink()
     with pytest.raises(ConfigError, match="No such file"):
         await world.reload(world.config({"block_files": ["networks", "others"]}))
 

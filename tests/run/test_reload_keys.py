@@ -20,6 +20,7 @@ from monconn.config.config import Config, ServiceConfig
 from monconn.monitor.interfaces import Observer
 from monconn.ops.reload import HOLDS, Change
 from monconn.policy import devices, kinds, quantities, rules, sides
+from monconn.policy.auto_block import AutoBlock
 from monconn.policy.policy import SETTINGS
 from monconn.policy.recorder import RecorderSettings
 from monconn.policy.tls import BackendTls, ListenTls
@@ -31,6 +32,7 @@ from tests.run.reloading import World
 COLUMN = "a change holds"
 TABLES = {
     ("configuration.md", "Keys of a service"): "services",
+    ("configuration.md", "auto_block"): "auto_block",
     ("configuration.md", "Recorder"): "recorder",
     ("configuration.md", "Other sections"): "",
     ("configuration.md", "Captures"): "capture",
@@ -98,11 +100,12 @@ def known_keys() -> set[str]:
     own = set(fields(ServiceConfig)) - {"name", "policy"}
     known |= {f"services.{key}" for key in own}
     for section, cls in (
+        ("auto_block", AutoBlock),
         ("recorder", RecorderSettings),
         ("tls", ListenTls),
         ("backend_tls", BackendTls),
     ):
-        known |= {f"{section}.{key}" for key in fields(cls)}
+        known |= {f"{section}.{key.rstrip('_')}" for key in fields(cls)}  # for_ is a word of Python
     for field in attrs.fields(Config):
         if field.name in ("services", "defaults"):
             continue
@@ -157,6 +160,12 @@ def values(key: str, world: World, certificates: tuple[Certificate, Certificate]
         "services.block": ([], ["192.0.2.0/24"]),
         "services.block_files": ([], [f"{world.folder}/networks"]),
         "services.auto_block": (False, {"of": ["rate"]}),
+        "auto_block.of": (["rate"], ["rate", "client_reset"]),
+        "auto_block.after": (20, 10),
+        "auto_block.within": ("1m", "2m"),
+        "auto_block.for": ("10m", "1h"),
+        "auto_block.never": ([], ["192.0.2.0/24"]),
+        "auto_block.at_most": (1000, 100),
         "services.allow": (["127.0.0.0/8"], ["127.0.0.0/8", "192.0.2.0/24"]),
         "services.when_full": ("wait", "refuse"),
         "services.payload": ("allowed", "never"),
@@ -290,6 +299,8 @@ def document(
         return world.config(web | given)
     if section == "recorder":
         return world.config({"recorder": given})
+    if section == "auto_block":
+        return world.config({"auto_block": {"of": ["rate"]} | given})
     if section == "tls":
         usual: dict[str, Any] = {"certificate": str(one.certificate), "key": str(one.key)}
         if name == "certificate":
@@ -353,7 +364,7 @@ def of_key(changes: tuple[Change, ...], key: str) -> list[Change]:
     section, _, name = key.partition(".")
     if section == "services":
         return [c for c in changes if c.service == "web" and c.key.split(".")[0] == name]
-    if section in ("recorder", "tls", "backend_tls"):
+    if section in ("auto_block", "recorder", "tls", "backend_tls"):
         return [c for c in changes if c.service == "web" and c.key.split(".")[0] == section]
     return [c for c in changes if c.section.split("[")[0] == section]
 
@@ -405,7 +416,7 @@ async def holds(key: str, world: World, live: Any) -> None:
     monitor, app = world.monitor(), world.app
     running = app.supervisor.services[0]
     assert running == written.services[0]
-    if section in ("services", "recorder"):
+    if section in ("services", "auto_block", "recorder"):
         assert monitor.policy == running.policy
         if name in ("listen", "backend"):
             await world.connect()

@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterator
 import pytest
 from twisted.internet.error import ReactorNotRunning
 
-from monconn.run.signals import LAST_SECONDS, OTHER_SIGNALS, STOP_SIGNALS, StopSignals, end_hurried
+from monconn.run.signals import (
+    LAST_SECONDS,
+    OTHER_SIGNALS,
+    STOP_SIGNALS,
+    StopSignals,
+    end_hurried,
+    end_soon,
+    ignore,
+)
 
 
 class FakeReactor:
@@ -210,3 +218,20 @@ def test_the_end_is_certain_also_without_a_thread(monkeypatch: pytest.MonkeyPatc
         assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def test_signals_that_end_nothing_cannot_kill_python_at_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python gives signals with handlers back to the kernel before it has ended."""
+    monkeypatch.setattr(_thread, "start_new_thread", lambda call, arguments: None)
+    numbers = (signal.SIGHUP, *OTHER_SIGNALS)
+    before = [signal.signal(number, ignore) for number in numbers]
+    try:
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)  # somebody else's business
+        end_soon(0)
+        left = [signal.getsignal(number) for number in numbers]
+        assert left == [signal.SIG_IGN, signal.SIG_IGN, signal.SIG_DFL]
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

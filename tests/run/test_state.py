@@ -39,6 +39,7 @@ from monconn.run.state_file import (
     path_of,
     write_state,
 )
+from tests.logged import logged_lines
 from tests.properties import examples
 
 NET = "10.0.0.0/8"
@@ -210,13 +211,34 @@ def test_services_that_are_not_there_keep_what_is_theirs(path: Path) -> None:
     assert third.add("web").blocks() == []
 
 
+@pytest.mark.parametrize("step", [0, -3600])
+def test_a_block_that_ends_while_its_service_is_gone_ends_once(path: Path, step: float) -> None:
+    run = Run(path).start()
+    web = run.add("web")
+    with patch("time.time", run.wall):
+        web.block(NET, for_seconds=60)
+        web.block("192.0.2.0/24", for_seconds=3600)
+        run.registry.delete("web")
+    with logged_lines("monconn") as lines:
+        run.go(61)
+        run.offset += step
+        with patch("time.time", run.wall):
+            run.registry.add(web)
+        run.go()
+    assert list(map(str, web.blocks())) == ["192.0.2.0/24"]
+    assert ["has ended" in each for each in lines] == [True]
+
+
 def test_a_failure_is_told_and_tried_again(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = Run(path).start()
     with patch.object(state_module, "write_state", side_effect=OSError(28, "No space left")):
         run.registry.block(NET)
+        assert run.service.keeps()
         run.go(RETRY_SECONDS + 1)
     assert run.service.failures == 2
+    assert not run.service.keeps()  # which who blocks something is told
     run.go(RETRY_SECONDS + 1)
+    assert run.service.keeps()
     assert [str(each.network) for each in stored(path).blocks] == [NET]
     assert run.service.failures == 2
 

@@ -23,7 +23,10 @@ from monconn.ops.filter_keys import BLOCK_KEYS
 from monconn.ops.rows import BlockRow
 from monconn.units import local_time
 
-_NOT_KEPT = "monconn was started without a file for its state: what it blocks ends with it"
+_NOT_KEPT = (
+    "monconn has no file for its state, or cannot write it (its log says why): what it blocks ends"
+    " with it"
+)
 
 
 @listing("blocks", BLOCK_KEYS, BlockRow)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from monconn.errors import Problem
+from monconn.errors import ControlError, Problem, printable
 from monconn.faces.cli.output import print_error, print_json, print_line
 from monconn.faces.cli.verbs import asks_server, dry_run_option, json_option
 from monconn.faces.control.client import Client
@@ -28,6 +28,9 @@ def reload(server: Client, dry_run: bool, as_json: bool) -> None:
     All of it or nothing: a file with problems changes nothing, and the exit status is 2. No
     connection ends, and all counters go on. What needs a restart is listed, and not changed.
     """
+    if "pauses" not in server.hello:  # which came together with this
+        running = printable(server.hello.get("server"))
+        raise ControlError(f"{running} runs, which is too old for reload: restart it")
     server.answer_seconds = _MOST_SECONDS
     answer = server.call("Reload", dry_run=dry_run or None)
     head: dict[str, Any] = json.loads(answer["result"])

@@ -141,14 +141,15 @@ class Event:
     def to_message(self) -> Message:
         """The message for one output."""
         subject = self.subject
-        if isinstance(subject, ConnectionRecord):
-            text = subject.describe(self._now)
-        else:
-            text = subject.describe()
         service = subject.service or ""
+        if isinstance(subject, Action):  # whose text says where
+            text = subject.describe()
+        elif isinstance(subject, Alarm):
+            text = f"{service}: {subject.describe()}"
+        else:
+            text = f"{service}: {subject.describe(self._now)}"
         is_good = isinstance(subject, Alarm) and subject.is_over
-        line = f"{service}: {text}" if service else text
-        return make_message(self.kind, line, self.to_json(), service=service, is_good=is_good)
+        return make_message(self.kind, text, self.to_json(), service=service, is_good=is_good)
 
 
 def event_of_alarm(alarm: Alarm, now: float) -> Event:

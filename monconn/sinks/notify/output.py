@@ -290,7 +290,7 @@ class Output:
         self._go_on()
 
     def stop(self) -> None:
-        """Deliver nothing more; what waits is dropped and counted."""
+        """Deliver nothing more; what waits is dropped, counted and logged."""
         self._is_stopped = True
         self._delivery.close()
         if self._retry is not None:
@@ -300,7 +300,14 @@ class Output:
             if limit.timer is not None and limit.timer.active():
                 limit.timer.cancel()
             limit.timer = None
-        self.dropped += len(self._queue)
+        if count := len(self._queue):
+            self.dropped += count
+            self._log.warn(
+                "notify {number} ({url}): {count} messages could not be sent any more",
+                number=self.number,
+                url=str(self.config.url),
+                count=count,
+            )
         self._queue.clear()
         self._queued_bytes = 0
         waiting, self._when_empty = self._when_empty, []

@@ -269,13 +269,8 @@ class NotifyService(Service):
         return DeferredList(flushed)
 
     def _stop_outputs(self) -> None:
-        lost = 0
         for output in self.outputs:
-            before = output.dropped
             output.stop()
-            lost += output.dropped - before
-        if lost:
-            self._log.warn("notify: {count} messages could not be sent any more", count=lost)
 
     # -- queries and tests
 

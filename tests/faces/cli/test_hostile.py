@@ -22,6 +22,7 @@ from monconn.ops.rows import (
     DeviceRow,
     HistoryConnectionRow,
     HistoryEventRow,
+    NotifyRow,
     ReportRow,
     ServiceRow,
 )
@@ -52,9 +53,17 @@ VERBS: dict[tuple[str, ...], type[Row]] = {
     ("close", "1", "--dry-run"): ConnectionRow,
     ("close", "1", "--json"): ConnectionRow,
     ("block", "192.0.2.1"): BlockRow,
+    ("block", "192.0.2.1", "--for", "1h"): BlockRow,
     ("unblock", "192.0.2.1", "--json"): BlockRow,
+    ("pause", "web", "--for", "1s"): ServiceRow,
+    ("drain", "web", "--json"): ServiceRow,
+    ("notify",): NotifyRow,
+    ("notify", "test"): NotifyRow,
+    ("reload",): ConnectionRow,
+    ("reload", "--json"): ConnectionRow,
     ("shell", "list"): ConnectionRow,
 }
+SENT = ("rows", "connection", "report", "closed", "unknown", "changed", "until", "result")
 USUAL: dict[str, Any] = {
     "text": "web",
     "count": 3,
@@ -93,6 +102,12 @@ def usual(row_class: type[Row]) -> dict[str, Any]:
         row["rules"] = [rule]
         auto_block = {"used": 1, "limit": 3, "of": [], "within_seconds": 1, "for_seconds": 1}
         row["auto_block"] = auto_block
+    if row_class is NotifyRow:
+        extra |= {"ok": True, "answer": "answered 200"}
+    if row_class is ConnectionRow:  # and of a reload: its changes and their problems, and its head
+        change = ["section", "key", "old", "new", "holds", "place", "path", "message", "source"]
+        head = {key: ["web"] for key in ("added", "removed", "changed", "notes")}
+        extra |= dict.fromkeys(change, "x") | head | {"line": 3, "file": "x", "dry_run": False}
     if row_class is ReportRow:
         extra |= {"duration_seconds": None, "connect_seconds": None}
     return row | extra
@@ -115,6 +130,8 @@ def answer_with(server: HostileServer, row: Any, others: dict[str, str]) -> None
         "closed": "1",
         "unknown": "[]",
         "changed": "True",
+        "connections": "1",
+        "result": text,
         "total": "1",
     }
 
@@ -150,7 +167,7 @@ def test_a_usual_answer_is_shown(server: HostileServer, verb: tuple[str, ...]) -
     change=st.dictionaries(st.integers(0, 60), values, max_size=4),
     left_out=st.sets(st.integers(0, 60), max_size=2),
     others=st.dictionaries(
-        st.sampled_from(["rows", "connection", "report", "closed", "unknown", "changed"]),
+        st.sampled_from(SENT),
         st.sampled_from(["", "7", "{}", "[]", "[7]", '["\\u001b"]', "null", "[" * 2000, "x"]),
         max_size=1,
     ),
@@ -165,6 +182,7 @@ def test_a_usual_answer_is_shown(server: HostileServer, verb: tuple[str, ...]) -
 @example(("events",), {}, {1}, {}, "event")
 @example(("stats", "web", "--json"), {}, set(), {"rows": "[]"}, None)
 @example(("show", "1"), {}, set(), {}, {"\x1f": None})
+@example(("reload",), {}, set(), {"result": '{"problems": 1}'}, None)
 def test_whatever_a_server_sends_there_is_output_or_one_error(
     server: HostileServer,
     verb: tuple[str, ...],

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from twisted.internet.threads import deferToThread
 
 from monconn.faces.cli.main import main
+from monconn.faces.control.client import Client
 from monconn.faces.manhole.commands import run as run_at_manhole
 from monconn.run import reload
 from tests.run.reloading import ADMIN, World
@@ -159,3 +160,17 @@ async def test_at_the_manhole(world: Controlled) -> None:
     answer = await run_at_manhole("reload", app.operations, ADMIN)
     assert (answer.status, answer.out) == (1, "")
     assert answer.err.startswith(f"{world.file}:1: services: must be a mapping of names")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_older_server_is_told_so(world: Controlled) -> None:
+    world.start(world.config())
+    greet = Client._greet
+
+    def without(self: Client) -> dict[str, str]:
+        return {key: value for key, value in greet(self).items() if key != "pauses"}
+
+    with patch.object(Client, "_greet", without):
+        result = await world.monconn("reload")
+    assert result.exit_code == 1
+    assert "too old for reload" in result.output

@@ -143,6 +143,15 @@ def test_an_event_is_sent_with_its_own_fields() -> None:
     assert (message.title, message.is_good) == ("monconn: silent at web", False)
 
 
+def test_an_action_says_once_where_it_was_done() -> None:
+    world = World(config("action"))
+    by = "the time of the pause is over"
+    world.monitor.report(Action("resume", CONFIGURATION, 1e9, "web", by))
+    world.wait()
+    (text,) = world.deliveries[0].texts()
+    assert text == "resumed web (the time of the pause is over) for the configuration"
+
+
 def test_the_fields_of_a_connection_are_those_of_the_json_log() -> None:
     world = World(config("closed"))
     record = world.connect().record
@@ -523,13 +532,15 @@ def test_a_stop_is_short() -> None:
     world.alarm()
     world.alarm()
     world.wait()
-    stopped = world.notify.stopService()
-    assert not stopped.called
     with capturedLogs() as events:
+        stopped = world.notify.stopService()
+        assert not stopped.called
         world.clock.advance(services.FLUSH_SECONDS)
     assert stopped.called
-    (event,) = events
-    assert formatEvent(event) == "notify: 2 messages could not be sent any more"
+    assert [formatEvent(event) for event in events] == [
+        f"notify {number} (https://example.com/...): 2 messages could not be sent any more"
+        for number in (2, 1)
+    ]
     (done,) = world.deliveries[0].waiting
     done("late", None)  # the thread has its answer now
     assert world.clock.getDelayedCalls() == []

@@ -14,9 +14,10 @@ from typing import Any
 import attrs
 
 from monconn.clock import Clock
-from monconn.devices.devices import Devices, DevicesService
+from monconn.devices.devices import Devices
 from monconn.devices.diagnosis import MOST_ENDS, DeviceEnd, device_pattern
 from monconn.devices.heartbeat import INFINITE, Device
+from monconn.devices.service import DevicesService
 from monconn.errors import FileError, UnknownDevice, quoted
 from monconn.model.record import OWN_FACTS, ConnectionRecord, iso_time
 from monconn.monitor.monitor import Monitor

@@ -9,8 +9,9 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from monconn.addresses import Network
-from monconn.devices.devices import DevicesService, has_address
+from monconn.devices.devices import has_address
 from monconn.devices.identity import is_within
+from monconn.devices.service import DevicesService
 from monconn.errors import FileError
 from monconn.model.actions import Actor
 from monconn.model.record import ConnectionRecord
@@ -191,7 +192,7 @@ def concerning(network: Network) -> Callable[[ConnectionRecord], bool]:
 def has_only(network: Network, row: Mapping[str, Any]) -> bool:
     """Whether a device is forgotten with the addresses of a network.
 
-    :param row: as :meth:`~monconn.devices.devices.DevicesService.rows` gives it.
+    :param row: as :meth:`~monconn.devices.service.DevicesService.rows` gives it.
     """
     if row["identity"] == "address":
         return has_address(network, row["device"])

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from monconn.addresses import Network, parse_network
 from monconn.clock import Clock
 from monconn.config.sections import USUAL_CAPTURE, CaptureConfig
-from monconn.devices.devices import DevicesService
+from monconn.devices.service import DevicesService
 from monconn.errors import NotConfigured, QuestionError
 from monconn.model.actions import Actor
 from monconn.model.flow import FlowEvent

@@ -8,7 +8,7 @@ from typing import Any
 
 from monconn.addresses import Network, network_of, parse_client_ip
 from monconn.config.explain import Origin
-from monconn.devices.devices import DevicesService
+from monconn.devices.service import DevicesService
 from monconn.errors import AddressError, UnknownDevice, quoted
 from monconn.model.record import iso_time
 from monconn.model.uid import parse_uid

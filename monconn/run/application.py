@@ -23,7 +23,7 @@ from monconn.config.sections import (
     JsonLogConfig,
     MetricsConfig,
 )
-from monconn.devices.devices import DevicesService
+from monconn.devices.service import DevicesService
 from monconn.errors import ListenError, MonconnError
 from monconn.log import Logger
 from monconn.model.actions import Actor

@@ -29,7 +29,7 @@ from monconn.policy.contradictions import contradictions
 from monconn.policy.policy import Policy
 from monconn.processes import Process, holder_of
 from monconn.run.ports import check_port
-from monconn.run.state import check_state
+from monconn.run.state_file import check_state
 from monconn.sinks.capture_files import check_folder
 from monconn.sinks.outputs import check_sink
 from monconn.units import duration_text

@@ -327,7 +327,7 @@ class _ControlPorts:
                 self._devices[reactor].stopService()
 
     def _open(self, config: ControlConfig, reactor: Any) -> Any:
-        from monconn.devices.devices import DevicesService
+        from monconn.devices.service import DevicesService
         from monconn.faces.control.service import ControlService  # and AMP, only if it is wanted
         from monconn.ops.operations import Operations
 

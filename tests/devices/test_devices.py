@@ -21,9 +21,9 @@ from monconn.devices.devices import (
     MOST_MEASURED,
     MOST_PENDING,
     Devices,
-    DevicesService,
 )
 from monconn.devices.identity import DeviceIdentity
+from monconn.devices.service import DevicesService
 from monconn.errors import UnknownService
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord, iso_time

@@ -12,8 +12,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from monconn.config.sections import DevicesConfig, HistoryConfig
-from monconn.devices.devices import DevicesService
 from monconn.devices.diagnosis import DeviceEnd, device_pattern
+from monconn.devices.service import DevicesService
 from monconn.errors import MonconnError, NotConfigured, UnknownDevice
 from monconn.ops.device import MOST_ROWS, DeviceStory
 from monconn.ops.device_rows import story_lines

@@ -10,7 +10,8 @@ from twisted.python.failure import Failure
 
 from monconn.addresses import Network, parse_network
 from monconn.config.sections import DevicesConfig
-from monconn.devices.devices import POLL_SECONDS, Devices, DevicesService
+from monconn.devices.devices import Devices
+from monconn.devices.service import POLL_SECONDS, DevicesService
 from monconn.errors import AddressError, FileError
 from monconn.model.actions import Actor
 from monconn.model.alarms import Alarm

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from monconn.config.sections import DevicesConfig
-from monconn.devices.devices import DevicesService
+from monconn.devices.service import DevicesService
 from monconn.model.actions import OWN_CODE, Action, Actor
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord

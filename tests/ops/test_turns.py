@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from monconn.config.sections import DevicesConfig
-from monconn.devices.devices import DevicesService
+from monconn.devices.service import DevicesService
 from monconn.model.actions import OWN_CODE
 from monconn.ops.feed import QUEUED_EVENTS, FeedEvent, Subscription
 from monconn.ops.live_queries import QUERIES_AT_ONCE

@@ -8,7 +8,7 @@ import pytest_twisted
 
 from monconn.clock import MonotonicClock
 from monconn.config.sections import DevicesConfig
-from monconn.devices.devices import DevicesService
+from monconn.devices.service import DevicesService
 from monconn.monitor.registry import Registry
 from monconn.ops.details import connection_details
 from monconn.ops.operations import Operations

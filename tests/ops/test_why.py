@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from monconn.config.config import parse_file
 from monconn.config.sections import DevicesConfig
-from monconn.devices.devices import DevicesService
+from monconn.devices.service import DevicesService
 from monconn.errors import AddressError, UnknownConnection, UnknownService
 from monconn.ops.operations import Operations
 from monconn.ops.text_table import cell_width

@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 
 from monconn.addresses import parse_network
 from monconn.config.config import load
-from monconn.devices import backends, devices
+from monconn.devices import backends, service
 from monconn.model.actions import CONFIGURATION
 from monconn.run.application import Application
 from tests import running_reactor
@@ -50,7 +50,7 @@ async def test_a_backend_that_goes_and_comes_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backends, "LEAST_SECONDS", 0.05)
-    monkeypatch.setattr(devices, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(service, "POLL_SECONDS", 0.05)
     backend = socket.socket()
     backend.bind(("127.0.0.1", 0))  # and does not listen yet
     with serving() as server, backend:

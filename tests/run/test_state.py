@@ -24,13 +24,12 @@ from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.policy.policy import Policy
 from monconn.run import state as state_module
+from monconn.run import state_file
 from monconn.run.check import check_start
-from monconn.run.state import (
-    RETRY_SECONDS,
-    STOP_SECONDS,
+from monconn.run.state import RETRY_SECONDS, STOP_SECONDS, StateService
+from monconn.run.state_file import (
     Damaged,
     State,
-    StateService,
     StoredBlock,
     StoredUnblock,
     check_state,
@@ -38,6 +37,7 @@ from monconn.run.state import (
     default_path,
     encode,
     path_of,
+    write_state,
 )
 from tests.logged import logged_lines
 from tests.properties import examples
@@ -169,7 +169,7 @@ def test_it_is_written_soon_and_not_too_often(path: Path) -> None:
     run.start()
     run.go()
     assert not path.exists()  # nobody has ever blocked anything
-    with patch.object(state_module, "write_state", wraps=state_module.write_state) as write:
+    with patch.object(state_module, "write_state", wraps=write_state) as write:
         for number in range(50):
             run.registry.block(f"10.0.0.{number}")
         run.go(0.1)
@@ -274,14 +274,14 @@ def test_what_changes_while_it_is_written_is_written_after_it(path: Path) -> Non
 
 
 def test_a_write_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
-    state_module.write_state(str(path), State(WALL))
+    write_state(str(path), State(WALL))
     before = path.read_bytes()
     blocks = (StoredBlock(None, ip_network(NET), "operator", "", 0.0, None, "", False, 0),)
     failing = patch("os.rename", side_effect=OSError(5, "Input/output error"))
     with failing, pytest.raises(OSError, match="Input"):
-        state_module.write_state(str(path), State(WALL, blocks))
-    with patch.object(state_module, "MAX_BYTES", 10), pytest.raises(OSError, match="too many"):
-        state_module.write_state(str(path), State(WALL, blocks))
+        write_state(str(path), State(WALL, blocks))
+    with patch.object(state_file, "MAX_BYTES", 10), pytest.raises(OSError, match="too many"):
+        write_state(str(path), State(WALL, blocks))
     assert path.read_bytes() == before
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
@@ -431,7 +431,7 @@ def test_a_file_that_others_may_write_to_is_refused(path: Path, mode: int) -> No
 
 def test_a_file_that_is_too_big_is_refused(path: Path) -> None:
     path.write_text(damaged())
-    with patch.object(state_module, "MAX_BYTES", 10), pytest.raises(FileError, match="too big"):
+    with patch.object(state_file, "MAX_BYTES", 10), pytest.raises(FileError, match="too big"):
         Run(path).start()
 
 

@@ -157,7 +157,7 @@ def _usual(config: Config) -> dict[str, str]:
         "capture.folder": default_folder(),
     }
     if config.state is not None:
-        from monconn.run.state import path_of
+        from monconn.run.state_file import path_of
 
         usual["state"] = path_of(config.state)
     if config.manhole is not None:

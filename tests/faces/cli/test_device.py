@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from twisted.internet.threads import deferToThread
 
 from monconn.config.sections import DevicesConfig
-from monconn.devices.devices import DevicesService
+from monconn.devices.service import DevicesService
 from monconn.faces.cli.main import main
 from monconn.faces.control.service import ControlService
 from monconn.faces.manhole import commands

@@ -17,7 +17,7 @@ from twisted.protocols import amp
 
 from monconn.addresses import Network
 from monconn.config.sections import DevicesConfig
-from monconn.devices.devices import DevicesService
+from monconn.devices.service import DevicesService
 from monconn.faces.control import commands
 from monconn.faces.control.boxes import BoxReader
 from monconn.faces.control.server import ControlFactory, ControlProtocol

@@ -12,7 +12,7 @@ import ipaddress
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReadDescriptor
@@ -374,10 +374,16 @@ class Listener:
 
     def accept_queued(self) -> None:
         """Accept those who are in the queue now, before :meth:`close`, which would reset them."""
+        for _ in self.accept_in_steps():
+            pass
+
+    def accept_in_steps(self) -> Iterator[None]:
+        """The same in steps, of a batch each: there may be thousands."""
         for _ in range(BACKLOG // self._batch):
             if not (self._is_reading and self._has_queued()):
                 return
             self.doRead()
+            yield
 
     def _has_queued(self) -> bool:
         poll = select.poll()

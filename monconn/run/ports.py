@@ -141,6 +141,9 @@ class Port(Protocol):
     def accept_queued(self) -> None:
         """Accept those who have connected already, whom :meth:`close` would reset."""
 
+    def accept_in_steps(self) -> Iterator[None]:
+        """The same, for :func:`monconn.turns.in_turns`."""
+
     def close(self) -> Deferred[Any]:
         """Listen no more; harmless the second time.
 
@@ -231,6 +234,10 @@ class SocketPort:
     def accept_queued(self) -> None:
         """Accept those in the kernel's queue, as far as the service has room."""
         self._listener.accept_queued()
+
+    def accept_in_steps(self) -> Iterator[None]:
+        """The same in steps."""
+        return self._listener.accept_in_steps()
 
     def close(self) -> Deferred[Any]:
         """Close the socket, and remove its file if it has one."""
@@ -354,6 +361,10 @@ class EndpointPort:
 
     def accept_queued(self) -> None:
         """Does nothing: Twisted has no way to do that."""
+
+    def accept_in_steps(self) -> Iterator[None]:
+        """Does nothing, too."""
+        return iter(())
 
     def close(self) -> Deferred[Any]:
         """Have Twisted close the port."""

@@ -32,6 +32,7 @@ from monconn.run.ports import (
     open_port,
 )
 from monconn.sinks.hexdump import HexDump
+from monconn.turns import in_turns
 
 PAUSES_SECONDS = (0.5, 1.0)
 """Between the attempts to listen: the program that used the address may be about to end."""
@@ -589,14 +590,19 @@ class Supervisor:
         service = self._running.pop(name)
         monitor, forget = service.monitor, not self._stopping
         self._retired[name] = monitor
+        accepted: Deferred[Any] = succeed(None)
         if monitor.is_paused:
             # Those who wait in the accept queue because of that would be reset.
             monitor.resume(actor=None)
-            service.port.accept_queued()
-        closed = service.port.close()
-        ended = monitor.stop(service.config.policy.wait_timeout)
-        ended.addCallback(lambda _: self._ended(monitor, forget))
-        return closed
+            accepted = in_turns(self._clock, service.port.accept_in_steps())
+
+        def stop(_: object) -> Deferred[Any]:
+            closed = service.port.close()
+            ended = monitor.stop(service.config.policy.wait_timeout)
+            ended.addCallback(lambda _: self._ended(monitor, forget))
+            return closed
+
+        return accepted.addBoth(stop)
 
     def _ended(self, monitor: Monitor, forget: bool) -> None:
         if self._retired.get(monitor.name) is monitor:  # else it has come back

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from queue import Queue
 from typing import Any, cast
@@ -24,7 +25,7 @@ from monconn.errors import AddressError, DuplicateService, ListenError, UnknownS
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.net import resolver
-from monconn.net.listen import open_listener
+from monconn.net.listen import BATCH, open_listener
 from monconn.policy.sides import Keepalive, Sides
 from monconn.run.supervisor import Changes, Supervisor
 
@@ -206,6 +207,30 @@ async def test_clients_of_a_paused_service_wait_in_the_queue(world: World, liste
     monitor.resume()
     await deferToThread(world.backends[b"A"].serve)
     assert await deferToThread(waiting.recv, 1) == b"A"
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_who_wait_at_a_paused_service_are_accepted_in_several_turns(
+    world: World,
+) -> None:
+    service = world.service(wait_timeout=0.05)
+    await world.supervisor.apply((), [service])
+    monitor = world.monitor()
+    monitor.pause()
+    await deferLater(world.reactor, 0.01)
+    for _ in range(6 * BATCH):
+        client = socket.create_connection(("127.0.0.1", world.port()), HANG_SECONDS)
+        world.sockets.append(client)
+    with patch("monconn.turns.WORK_SECONDS", 1e-9):  # one step in each
+        removed, seen = world.supervisor.apply([service], ()), [0]
+        while not removed.called:
+            seen.append(monitor.totals().opened)
+            await deferLater(world.reactor, 0)
+        await removed
+    seen.append(monitor.totals().opened)
+    assert seen[-1] == 6 * BATCH
+    # One step, and one batch that the reactor had been told of.
+    assert max(after - before for before, after in pairwise(seen)) <= 2 * BATCH
 
 
 @pytest_twisted.ensureDeferred

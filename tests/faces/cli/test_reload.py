@@ -74,7 +74,7 @@ async def test_what_has_changed_is_told_by_when_it_holds(world: Controlled) -> N
     assert world.monitor().policy.timeouts.max_idle == 300.0
     world.write(world.config({"max_idle": "5m", "backend": world.b}))
     result = await world.monconn("reload")
-    assert result.stdout.startswith("removed: ssh (take no more clients;")
+    assert result.stdout.startswith("removed: ssh\n  no more clients enter;")
 
 
 @pytest_twisted.ensureDeferred

@@ -132,8 +132,8 @@ class ReloadResult:
         if self.added:
             lines.append(f"{would}added: {', '.join(self.added)}")
         if self.removed:
-            text = "take no more clients; live connections have their wait_timeout"
-            lines.append(f"{would}removed: {', '.join(self.removed)} ({text})")
+            lines.append(f"{would}removed: {', '.join(self.removed)}")
+            lines.append("  no more clients enter; live connections have their wait_timeout")
         lines += [f"note: {each}" for each in self.notes]
         if not self:
             other = "nothing else is" if self.changes else "nothing is"

@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from monconn.errors import ControlError, Problem, printable
-from monconn.faces.cli.output import print_error, print_json, print_line
+from monconn.faces.cli.output import print_error, print_json, print_line, terminal_width
 from monconn.faces.cli.verbs import asks_server, dry_run_option, json_option
 from monconn.faces.control.client import Client
 from monconn.ops.reload import ReloadResult
+from monconn.ops.text_table import wrapped
 
 _MOST_SECONDS = 150.0
 """How long the answer may take: files are waited for, and addresses that are in use."""
@@ -45,8 +46,13 @@ def reload(server: Client, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json({**result.to_json(), "changes": [each.to_json() for each in result.changes]})
         return
+    width = terminal_width()
     for line in result.lines():
-        print_line(line)
+        text = line.lstrip()
+        indent = len(line) - len(text)
+        pieces = [text] if width is None else wrapped(text, width - indent - 2)
+        for number, piece in enumerate(pieces):
+            print_line(f"{' ' * (indent + 2 * bool(number))}{piece}")
 
 
 def _print_problems(rows: list[dict[str, Any]]) -> None:

@@ -69,12 +69,16 @@ async def test_what_has_changed_is_told_by_when_it_holds(world: Controlled) -> N
         "would be added: ssh",
     ]
     assert world.monitor().policy.timeouts.max_idle == 900.0
+    with patch("monconn.faces.cli.reload.terminal_width", return_value=60):
+        narrow = (await world.monconn("reload", "--dry-run")).stdout
+    assert "".join(narrow.split()) == "".join(foreseen.stdout.split())
+    assert max(map(len, narrow.splitlines())) <= 60
     result = await world.monconn("reload")
     assert result.stdout == foreseen.stdout.replace("would be ", "")
     assert world.monitor().policy.timeouts.max_idle == 300.0
     world.write(world.config({"max_idle": "5m", "backend": world.b}))
     result = await world.monconn("reload")
-    assert result.stdout.startswith("removed: ssh (take no more clients;")
+    assert result.stdout.startswith("removed: ssh\n  no more clients enter;")
 
 
 @pytest_twisted.ensureDeferred

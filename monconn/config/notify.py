@@ -13,13 +13,14 @@ from urllib.parse import SplitResult, urlsplit
 
 import attrs
 
-from monconn.config import fields
+from monconn.config import address_fields, fields
 from monconn.config.fields import Wrong
 from monconn.config.yaml import Node, Scalar, Sequence
 from monconn.errors import os_error_text, quoted
 from monconn.files import read_until_end
 from monconn.model.alarms import ALARM_KINDS
 from monconn.policy.kinds import PositiveSeconds
+from monconn.policy.tls import BackendTls
 
 NOTIFY_ON: tuple[str, ...] = (
     "alarm",
@@ -253,6 +254,8 @@ def _read_output(node: Node) -> NotifyConfig:
                 found.append(((key,), "is for webhooks (http:// and https://) alone"))
     elif output.ca is not None and output.url.scheme != "https":
         found.append((("ca",), "is for https:// alone"))
+    elif output.ca is not None:
+        found += address_fields.tls_faults(BackendTls(ca=output.ca))
     if found:
         raise Wrong(*found)
     output.lines.update(mapping.lines)

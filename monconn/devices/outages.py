@@ -237,7 +237,9 @@ class Outages:
             yield from self._notify_held()
         gone = _Gone()
         for device in tuple(outage.devices):
-            if _is_missing(device):
+            if device.is_forgotten:  # so nobody knows whether it is back
+                outage.leave(device)
+            elif _is_missing(device):
                 gone.add(device)
             yield
         if not outage.is_notified:
@@ -251,10 +253,7 @@ class Outages:
             outage.is_notified = True
             self._alarm(outage, False, outage.describe(gone, self._clock.seconds()), gone.count)
         elif gone.count * BACK_OF[1] <= len(outage.devices) * (BACK_OF[1] - BACK_OF[0]):
-            count = len(outage.devices)
-            lasted = format_duration(now - outage.began)
-            text = f"{count - gone.count} of {count} devices are back after {lasted}"
-            yield from self._end(text + gone.describe(), gone.count)
+            yield from self._end(outage.describe_end(gone, now), gone.count)
 
     def _end(self, why: str, still_missing: int = 0) -> Iterator[None]:
         outage, self._outage = self._outage, None
@@ -323,6 +322,8 @@ class _Outage:
         self.began = self.joined = now
         self.devices: dict[Device, None] = {}
         self.is_notified = False
+        self.forgotten = 0
+        """How many are not known any more: more than are known may come and go meanwhile."""
         self.network = self.backend = ""
         self._of = of
         self._since = NEVER
@@ -334,8 +335,24 @@ class _Outage:
         """One more is missing."""
         self.devices[device] = None
         self.joined = now
+        if self.is_notified:
+            return  # and so what they have in common is told
         self._networks.update(_networks_of(device))
         self._backends.update((backend,) if backend else ())
+
+    def leave(self, device: Device) -> None:
+        """One is not known any more."""
+        self.devices.pop(device, None)
+        self.forgotten += 1
+
+    def describe_end(self, gone: _Gone, now: float) -> str:
+        """How many are back, in words."""
+        count, lasted = len(self.devices), format_duration(now - self.began)
+        if not count:
+            return f"all {self.forgotten} devices are forgotten after {lasted}"
+        text = f"{count - gone.count} of {count} devices are back after {lasted}"
+        forgotten = f"; forgotten: {self.forgotten}" if self.forgotten else ""
+        return text + forgotten + gone.describe()
 
     def describe(self, gone: _Gone, now: float) -> str:
         """What they have in common, in words."""

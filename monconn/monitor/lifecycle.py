@@ -145,25 +145,26 @@ class Lifecycle:
 
     # -- drain and stop
 
-    def drain(self, spread_seconds: float) -> bool:
+    def drain(self, spread_seconds: float) -> tuple[bool, bool]:
         """Have clients refused, and let the live connections go on; it ends a pause.
 
         :param spread_seconds: the time over which the connections are ended; 0 leaves them alone.
             It takes the place of what an earlier call has said.
-        :returns: False if it was draining already.
+        :returns: whether it is new, and whether anything has changed.
         :raises QuestionError: it is stopping.
         """
         if self.stopping:
             raise QuestionError(f"{self._live.service} is stopping, and refuses clients already")
         is_new, self.draining = not self.draining, True
         self._end_pause()
+        had_spread = self._drain_spread is not None and len(self._drain_spread) > 0
         if self._drain_spread is not None:
             self._drain_spread.cancel()
             self._drain_spread = None
         if spread_seconds:
             self._drain_spread = self._ending.spread("operator", spread_seconds)
         self._notify_room()  # who waits is refused
-        return is_new
+        return is_new, is_new or had_spread or spread_seconds > 0
 
     def stop(self, wait_seconds: float, spread_seconds: float) -> Deferred[None]:
         """Have clients refused, and end the connections that still live after a time.

@@ -798,9 +798,9 @@ class Monitor:
         :returns: False if it was draining already.
         :raises QuestionError: it is stopping.
         """
-        is_new = self.lifecycle.drain(spread_seconds)
+        is_new, changed = self.lifecycle.drain(spread_seconds)
         target = f"spread over {format_duration(spread_seconds)}" if spread_seconds else ""
-        self._acted(actor, "drain", target, len(self), is_new)
+        self._acted(actor, "drain", target, len(self), changed)
         return is_new
 
     def stop(self, wait_seconds: float) -> Deferred[None]:

@@ -63,7 +63,8 @@ def _who(values: Mapping[str, Any]) -> _Lines:
 def _end(values: Mapping[str, Any]) -> _Lines:
     if values.get("state") is not None:
         limited = "limited by bandwidth" if values.get("is_limited") else ""
-        texts = values["state"], limited, unreachable_text(values)
+        paused = "its service is paused" if values.get("is_paused") else ""
+        texts = values["state"], paused, limited, unreachable_text(values)
         yield "state", ", ".join(filter(None, texts))
     for name in ("refusal", "reason"):
         if values.get(name) is not None:

@@ -80,6 +80,7 @@ CONNECTION_KEYS = Keys(
         Key("rate", "rate", _rate),
         Key("reason", "choice", lambda r, _: r.reason, REASONS),
         Key("closed_by", "choice", lambda r, _: r.closed_by, CLOSERS),
+        Key("would_refuse", "choice", lambda r, _: r.would_refuse, REFUSALS, is_many=True),
         Key("backend", "text", lambda r, _: r.backend),
         Key(
             "port",
@@ -339,6 +340,13 @@ EVENT_KEYS = Keys(
         *_TRAFFIC,
         Key("reason", "choice", _event_reason, tuple(dict.fromkeys((*REASONS, *_EVENT_WORDS)))),
         Key("closed_by", "choice", _field("closed_by"), CLOSERS),
+        Key(
+            "would_refuse",
+            "choice",
+            lambda row, _: row.get("would_refuse") or (),
+            REFUSALS,
+            is_many=True,
+        ),
         Key("backend", "text", _field("backend")),
         Key("port", "port", _row_ports("client", "listener", "backend"), is_many=True),
         _DETAIL,

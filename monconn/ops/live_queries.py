@@ -123,10 +123,12 @@ class LiveQueries:
 
         def make(_: object) -> ConnectionRow:
             record, now = self.registry.record(connection_id), self.clock.seconds()
+            is_paused = None
             for monitor in self.registry:
                 if connection_id in monitor:
                     monitor.measure(connection_id)
                     monitor.ask_addresses(connection_id)
+                    is_paused = monitor.is_paused or None
             row = connection_row(
                 record,
                 self._rates,
@@ -141,6 +143,7 @@ class LiveQueries:
                 community_id=record.community_id,
                 backend_community_id=record.backend_community_id,
                 recorded=None if recording is None else recording.byte_count(),
+                is_paused=is_paused,
             )
 
         return self.rates_known().addCallback(make)

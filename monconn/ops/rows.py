@@ -56,6 +56,18 @@ _SERVICE_ALARMS = Column(
 )
 
 
+_WOULD_REFUSE = Column(
+    "would_refuse",
+    "WOULD REFUSE",
+    "object",
+    importance=4,
+    width=14,
+    max_width=60,
+    help="How many, by which rule in dry_run.",
+    is_for_some=True,
+)
+
+
 @attrs.frozen(slots=False)
 class ServiceRow(Row):
     """One service in figures."""
@@ -70,8 +82,9 @@ class ServiceRow(Row):
             help="running, paused (how long), draining or stopping.",
             value=service_state_text,
         ),
-        *("listen", "backend", "connections", "ip_count", "total", "refused", "up"),
-        *("down", "uptime"),
+        *("listen", "backend", "connections", "ip_count", "total", "refused"),
+        _WOULD_REFUSE,
+        *("up", "down", "uptime"),
         _SERVICE_ALARMS,
     )
     # The IPs are a list of their own.
@@ -218,7 +231,7 @@ class ConnectionRow(Row):
     NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"would_refuse"})
     # Made for show alone: calculated from the kernel's figures, or with addresses that it asks for.
     NOT_LISTED: ClassVar[frozenset[str]] = frozenset(
-        {"diagnosis", "community_id", "backend_community_id", "recorded"}
+        {"diagnosis", "community_id", "backend_community_id", "recorded", "is_paused"}
     )
 
     id: int = field(
@@ -376,6 +389,13 @@ class ConnectionRow(Row):
         optional=True,
         importance=13,
         help="How many of its bytes monconn recording shows.",
+    )
+    is_paused: bool | None = field(
+        "PAUSED",
+        "flag",
+        optional=True,
+        importance=13,
+        help="Whether its service stands still.",
     )
     limited_seconds: float | None = field(
         "LIMITED",

@@ -107,7 +107,8 @@ def _outcome(row: Json) -> str:
 
 def _of_client(row: Json) -> Iterator[tuple[str, str]]:
     if row["client"] != row["ip"]:
-        yield "client", f"{row['client']}, which is one client by prefix_v4 and prefix_v6"
+        prefix = "prefix_v6" if ":" in row["client"] else "prefix_v4"
+        yield "client", f"{row['client']}, which is one client by {prefix}"
     count, ids = row["connections"], row["ids"]
     if count:
         more = f", and {count - len(ids)} more" if count > len(ids) else ""
@@ -127,12 +128,20 @@ def _rule(rule: Json, row: Json) -> str:
     if rule["rule"] == "ip_limit" and row["connections"]:
         text += ", of which it is one"
     if rule["refuses"]:
-        text = f"{'would refuse (dry run)' if rule['dry_run'] else 'refuses'}: {text}"
+        text = f"{_verdict(rule, row)}: {text}"
     elif rule["dry_run"]:
         text += " (dry run)"
     if rule["rule"] == "block" and not rule.get("block") and not rule.get("origin"):
         return text
     return f"{text} {_place(rule)}"
+
+
+def _verdict(rule: Json, row: Json) -> str:
+    if rule["dry_run"]:
+        return "would refuse (dry run)"
+    # Rules of single clients always refuse, and would be the refusal.
+    waits = row["outcome"] == "waits" and rule["rule"] != row.get("refusal")
+    return "full, clients wait" if waits and rule["rule"] in ("conn_limit", "rate") else "refuses"
 
 
 def _place(written: Json) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import itertools
 import os
@@ -83,7 +84,8 @@ def read_block_file(path: str) -> BlockFile:
     origins: dict[Network, str] = {}
     faults: list[str] = []
     more = 0
-    for number, line in enumerate(content.splitlines(), 1):
+    # Some editors write a byte order mark, which would make the first line none.
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
         written = line.partition(b"#")[0].strip()
         if not written:
             continue

@@ -108,6 +108,8 @@ def test_secrets(tmp_path: Path) -> None:
         ("[{url: 'http://h', secret_file: /nonexistent/s}]", "/nonexistent/s"),
         ("[{url: 'json://h', secret: 0123456789ab}]", "is for webhooks"),
         ("[{url: 'http://h', ca: /etc/hostname}]", "is for https:// alone"),
+        ("[{url: 'https://h', ca: /etc/hostname}]", "notify[0].ca: "),
+        ("[{url: 'https://h', ca: /nonexistent/ca.pem}]", "/nonexistent/ca.pem"),
         ("[{url: 'http://h', per_minute: 0}]", "must be from 1 to 1000"),
         ("[{url: 'http://h', retry_for: 0}]", "retry_for"),
         ("[{url: 'http://h', uri: x}]", "did you mean url?"),

@@ -226,9 +226,50 @@ def test_forgotten_devices_are_missed_no_more() -> None:
     fleet = Fleet()
     fleet.wait(MINUTE)
     assert words(fleet.raised()) == ["outage"]
+    fleet.devices.forget(parse_network("10.1.0.0/16"))
+    fleet.wait(2.0)
+    assert fleet.raised() == [], "the others are missing still"
     fleet.devices.forget(parse_network("10.0.0.0/8"))
     fleet.wait(2.0)
-    assert words(fleet.raised()) == ["-outage"]
+    (over,) = fleet.raised()
+    assert over.is_over
+    assert over.detail.startswith("all 40 devices are forgotten after ")
+
+
+def test_those_who_come_back_are_counted_without_those_who_are_forgotten() -> None:
+    fleet = Fleet()
+    fleet.wait(MINUTE)
+    fleet.raised()
+    fleet.devices.forget(parse_network("10.1.0.0/16"))
+    for ip in [each for each in fleet.connections if each.startswith("10.1.")]:
+        del fleet.connections[ip]
+    fleet.live(2)
+    (over,) = fleet.raised()
+    assert over.detail.startswith("20 of 20 devices are back after ")
+    assert over.detail.endswith("; forgotten: 20")
+
+
+def test_an_outage_holds_no_device_that_is_forgotten() -> None:
+    """Else one that lasts would hold all that come and go meanwhile."""
+    fleet = Fleet(silent_heartbeats=0)
+    for connection in fleet.connections.values():
+        connection.end("client_lost")
+    fleet.wait(13.0)
+    assert words(fleet.raised()) == ["outage"]
+    for number in range(5):
+        network = f"10.77.{number}.0/24"
+        for host in range(20):
+            fleet.enter(network.replace("0/24", str(host))).end("client_lost")
+        fleet.wait(3.0)
+        fleet.devices.forget(parse_network(network))
+        fleet.wait(3.0)
+    assert fleet.raised() == []
+    for ip in fleet.connections:
+        fleet.enter(ip)
+    fleet.wait(3.0)
+    (over,) = fleet.raised()
+    assert over.detail.startswith("40 of 40 devices are back after ")
+    assert over.detail.endswith("; forgotten: 100")
 
 
 def test_an_outage_ends_with_its_service() -> None:

@@ -198,6 +198,19 @@ def test_draining_spread_over_a_time_and_resumed_amid_it() -> None:
     assert world.monitor.resume()
     world.clock.advance(500)
     assert (len(world.monitor), world.timers()) == (6, 0)
+    assert [each for each in world.said() if each[0] == "drain"] == [
+        ("drain", "spread over 1m40s", True),
+        ("drain", "spread over 50.0s", True),  # it drained already, and ends them sooner now
+    ]
+
+
+def test_draining_once_more_changes_what_ends_its_connections_or_nothing() -> None:
+    world = World(10)
+    for seconds in (0, 0, 100, 0, 0):
+        world.monitor.drain(seconds)
+    assert [changed for _, _, changed in world.said()] == [True, False, True, True, False]
+    world.clock.advance(500)
+    assert len(world.monitor) == 10
 
 
 @pytest.mark.parametrize(("spread", "wait", "half"), [(100, 1000, 50), (1000, 100, 50)])

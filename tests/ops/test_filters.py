@@ -320,6 +320,19 @@ def test_a_uid_in_full_is_only_itself(keys: Keys) -> None:
     assert len(list(parse(f"uid:{run}", CONNECTION_KEYS).select([short, long], Context()))) == 2
 
 
+def test_what_a_dry_run_would_have_refused() -> None:
+    counted, free = record(would_refuse=("per_ip_rate", "rate")), record(id=8)
+    for keys, found in (
+        (CONNECTION_KEYS, [counted, free]),
+        (EVENT_KEYS, [each.snapshot(NOW) for each in (counted, free)]),
+    ):
+        for text in ("would_refuse:per_ip_rate", "would_refuse:rate", "would_refuse:per_ip"):
+            assert list(parse(text, keys).select(found, Context(NOW))) == found[:1]
+        assert not list(parse("would_refuse:blocked", keys).select(found, Context(NOW)))
+    with pytest.raises(FilterError, match="would_refuse"):
+        parse("would_refuse:never", CONNECTION_KEYS)
+
+
 def test_a_service_in_full_is_only_itself() -> None:
     known = {"service": ["web", "web2"]}
     for text in ("service:web", "web", "service=web"):

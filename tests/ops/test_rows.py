@@ -136,6 +136,15 @@ def test_every_column_of_a_listing_says_what_it_means(row_class: type[Row]) -> N
     assert row_class.find_column("colour") is None
 
 
+def test_the_usual_table_of_services_has_what_dry_runs_say_where_there_are_any() -> None:
+    service = {"sid": "web", "state": "running", "connections": 1, "refused": 0}
+    columns = rows.ServiceRow.columns()
+    titles, row = text_table(columns, [service | {"would_refuse": {"per_ip_rate": 3}}], 80)
+    assert "REFUSED  WOULD REFUSE" in titles
+    assert "per_ip_rate 3" in row
+    assert "WOULD" not in text_table(columns, [service | {"would_refuse": {}}], 80)[0]
+
+
 @pytest.mark.parametrize("row_class", [rows.ConnectionRow, rows.ClosedConnectionRow])
 def test_a_listing_offers_no_column_that_only_show_can_fill(row_class: type[Row]) -> None:
     in_csv = [column.name for column in row_class.csv_columns()]

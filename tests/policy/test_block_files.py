@@ -40,6 +40,11 @@ def test_networks_a_line_each_with_comments(file: Path) -> None:
     assert read_whole(str(file)).faults == ()
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf10.0.0.0/8\r\n")
+    assert listed(file) == {"10.0.0.0/8": f"{file}:1"}
+
+
 def test_a_bad_line_is_told_by_its_number_and_costs_no_other(file: Path) -> None:
     file.write_bytes(b"10.0.0.1\nweb\n\xff\x00\n10.0.0.2\n")
     assert list(listed(file).values()) == [f"{file}:1", f"{file}:4"]

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from monconn.errors import ControlError, printable
+from monconn.addresses import address_text, parse_network
+from monconn.errors import AddressError, ControlError, printable
 from monconn.faces.cli import completion
 from monconn.faces.cli.listings import listing
 from monconn.faces.cli.output import print_json, print_line, print_note
@@ -29,7 +30,10 @@ _NOT_KEPT = (
 )
 
 
-@listing("blocks", BLOCK_KEYS, BlockRow)
+@listing(
+    *("blocks", BLOCK_KEYS, BlockRow),
+    short_help="The blocked networks: by whom, until when, and their hits.",
+)
 def blocks(server: Client, **arguments: Any) -> Iterable[Any]:
     """The blocked networks: by whom, until when, and how many clients they have met.
 
@@ -38,7 +42,7 @@ def blocks(server: Client, **arguments: Any) -> Iterable[Any]:
     return server.rows("ListBlocks", **arguments)
 
 
-@click.command()
+@click.command(short_help="Refuse clients of an IP or a network, and end their connections.")
 @click.argument(
     "networks", metavar="NET...", nargs=-1, required=True, shell_complete=completion.clients
 )
@@ -70,6 +74,7 @@ def block(server: Client, networks: Sequence[str], as_json: bool, **arguments: A
             raise ControlError(f"{runs} runs, which is too old for {option}: restart it")
     dry_run, service = arguments["dry_run"], arguments["service"]
     arguments["dry_run"] = dry_run or None
+    _check_networks(networks)
     rows: list[dict[str, Any]] = []
     is_kept = True
     for network in networks:
@@ -86,12 +91,18 @@ def block(server: Client, networks: Sequence[str], as_json: bool, **arguments: A
             row |= {"dry_run": True, "closed": count}
         rows.append(row)
         if not as_json:
-            text = f"{network} {_BLOCKED[_what(is_changed, is_update), dry_run]}"
+            text = f"{_whole(network)} {_BLOCKED[_what(is_changed, is_update), dry_run]}"
             print_line(text + _at(service) + _until(until, is_update) + _ended(count, dry_run))
     if as_json:
         print_json(rows)
     if not (is_kept or dry_run):
         print_note(_NOT_KEPT)
+
+
+def _check_networks(networks: Sequence[str]) -> None:
+    """Have a mistake in one of them change nothing of the others."""
+    for each in networks:
+        parse_network(each)
 
 
 _BLOCKED = {
@@ -109,7 +120,7 @@ def _what(is_changed: bool, is_update: bool) -> str:
     return "updated" if is_update else "new" if is_changed else "unchanged"
 
 
-@click.command()
+@click.command(short_help="Let clients of an IP or a network in again.")
 @click.argument(
     "networks", metavar="NET...", nargs=-1, required=True, shell_complete=completion.blocked
 )
@@ -121,12 +132,13 @@ def unblock(
     server: Client, networks: Sequence[str], service: str | None, dry_run: bool, as_json: bool
 ) -> None:
     """Let clients of exactly this IP or network in again, whoever has blocked it."""
+    _check_networks(networks)
     rows: list[dict[str, Any]] = []
     for network in networks:
         answer = server.call("Unblock", network=network, service=service, dry_run=dry_run or None)
         is_changed = answer["changed"] == "True"
         row: dict[str, Any] = {"network": network, "changed": is_changed}
-        text = f"{network} {_UNBLOCKED[is_changed, dry_run]}{_at(service)}"
+        text = f"{_whole(network)} {_UNBLOCKED[is_changed, dry_run]}{_at(service)}"
         if dry_run:
             row |= {"dry_run": True, "closed": 0}
         if wider := answer.get("still_blocked_by"):
@@ -146,6 +158,14 @@ _UNBLOCKED = {
     (False, True): "is not blocked",
 }
 """By whether it is changed, and dry run."""
+
+
+def _whole(network: str) -> str:
+    """What a server takes it for: of 10.1.2.3/8, which may be a slip, all of 10.0.0.0/8."""
+    try:
+        return address_text(parse_network(network))
+    except AddressError:  # a newer server may understand more
+        return network
 
 
 def _at(service: str | None) -> str:

@@ -38,7 +38,7 @@ def with_hint(rows: Iterable[Any], hint: str) -> Iterator[Any]:
         context.call_on_close(lambda: print_text(f"\n{hint}\n"))
 
 
-@click.command()
+@click.command(short_help="One device: its rhythm and alarms, and what happened.")
 @click.argument("name", metavar="NAME|IP", shell_complete=completion.devices)
 @service_option
 @click.option(

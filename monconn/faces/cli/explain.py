@@ -41,7 +41,7 @@ class _WithDashes(click.Command):
         return super().parse_args(ctx, args)
 
 
-@click.command(cls=_WithDashes)
+@click.command(short_help="Say what an end means, and what usually causes it.", cls=_WithDashes)
 @click.argument(
     "words", metavar="[REASON|CODE|ID]", nargs=-1, shell_complete=lambda *given: _complete(*given)
 )

@@ -25,7 +25,7 @@ _FILE_BYTES = 1 << 30
 """Bounds only the write-ahead log here: nothing is removed because of the file's size."""
 
 
-@click.command()
+@click.command(short_help="Remove what is stored of a CLIENT, in history and memory.")
 @click.argument("clients", metavar="CLIENT...", nargs=-1, required=True)
 @dry_run_option
 @click.option("--yes", is_flag=True, help="Do not ask whether it is meant.")

@@ -76,7 +76,7 @@ def _row_class(events: bool = False, **_: Any) -> type[Row]:
     return HistoryEventRow if events else HistoryConnectionRow
 
 
-@click.command()
+@click.command(short_help="Connections that are over, from a history; the latest first.")
 @filter_argument(HISTORY_KEYS)
 @service_option
 @client_option

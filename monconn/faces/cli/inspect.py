@@ -150,7 +150,7 @@ def clients(server: Client, **arguments: Any) -> Iterable[Any]:
     return sum_by_ip(map(ClientRow.of, rows))
 
 
-@click.command()
+@click.command(short_help="The services in figures: all, or those that match.")
 @filter_argument(SERVICE_KEYS, "[SERVICE|FILTER]...", or_else="services")
 @listing_options(ServiceRow)
 @asks_server
@@ -327,7 +327,10 @@ def _connections(count: int) -> str:
 # -- other programs
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(
+    short_help="Open the manhole: Python inside of a running monconn.",
+    context_settings={"ignore_unknown_options": True},
+)
 @click.argument("command", metavar="[COMMAND]...", nargs=-1, type=click.UNPROCESSED)
 @asks_server
 def shell(server: Client, command: Sequence[str]) -> None:

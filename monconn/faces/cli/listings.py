@@ -57,6 +57,7 @@ def listing(
     row_class: RowClass,
     *options: Callable[[Any], Any],
     is_arranged: bool = False,
+    short_help: str | None = None,
 ) -> Callable[[Callable[..., Iterable[Any]]], click.Command]:
     """Make a function a verb that lists rows: with ``FILTER…``, ``--service`` and the options of
     all listings.
@@ -72,6 +73,7 @@ def listing(
     :param keys: what the filter may ask for.
     :param row_class: given the verb's own options, if it is a function.
     :param options: more options of click, in the order of the help.
+    :param short_help: for the list of all verbs, if the first sentence is too long for it.
     :param is_arranged: whether the function takes ``sort`` and ``limit`` too, as the server sorts.
     """
 
@@ -89,7 +91,7 @@ def listing(
         verb: Callable[..., Any] = listing_options(row_class)(asks_server(run))
         for option in reversed((filter_argument(keys), service_option, *options)):
             verb = option(verb)
-        return click.command(name)(verb)
+        return click.command(name, short_help=short_help)(verb)
 
     return declare
 

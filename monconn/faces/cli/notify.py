@@ -33,7 +33,7 @@ def notify() -> None:
     """
 
 
-@notify.command("list")
+@notify.command("list", short_help="The outputs: their state, and how many messages were sent.")
 @listing_options(NotifyRow)
 @asks_server
 def list_outputs(server: Client, asked: Asked) -> None:
@@ -45,7 +45,7 @@ def list_outputs(server: Client, asked: Asked) -> None:
         print_note("there is no output: see monconn help notify")
 
 
-@notify.command("test")
+@notify.command("test", short_help="Send a test to every output, or to the one with this NUMBER.")
 @click.argument("number", required=False, type=int, shell_complete=completion.outputs)
 @json_option
 @asks_server

@@ -26,7 +26,7 @@ spread_option = click.option(
 _Text = Callable[[str, bool, int], str]
 
 
-@click.command()
+@click.command(short_help="Have a SERVICE stand still: nothing is read, all wait.")
 @_services
 @click.option(
     "--for",
@@ -69,7 +69,7 @@ def resume(server: Client, names: Sequence[str], as_json: bool) -> None:
     _change(server, "Resume", names, text, as_json)
 
 
-@click.command()
+@click.command(short_help="Let nobody in any more at a SERVICE; its connections go on.")
 @_services
 @spread_option
 @json_option

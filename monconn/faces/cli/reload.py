@@ -18,7 +18,7 @@ _MOST_SECONDS = 150.0
 _BAD_FILE = 2
 
 
-@click.command()
+@click.command(short_help="Read the configuration again, and apply what is different.")
 @dry_run_option
 @json_option
 @asks_server

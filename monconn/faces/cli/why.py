@@ -12,7 +12,7 @@ from monconn.faces.control.client import Client
 from monconn.ops.why_rows import WhyRow, why_lines
 
 
-@click.command()
+@click.command(short_help="What would happen to a client now, and by which rule.")
 @click.argument("client", metavar="IP|NAME|ID", shell_complete=completion.devices)
 @service_option
 @json_option

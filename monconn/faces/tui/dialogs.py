@@ -27,6 +27,7 @@ _KEYS = (
     ("t", "dark, light, the terminal's own colours"),
     ("q  Ctrl-C", "quit"),
 )
+_ACTING = ("c", "r", "b  u")
 _HELP_ON_FILTERS = """\
 service:web client:10.0.0.0/8   both must match
 idle:5m.. up:1MiB.. age:..10s   at least, at most
@@ -82,7 +83,10 @@ class Confirm(ModalScreen[str | None]):
 
 
 class Help(ModalScreen[None]):
-    """The keys, and what a filter may be; any key closes it but those that scroll."""
+    """The keys, and what a filter may be; any key closes it but those that scroll.
+
+    :param may_act: False leaves out the keys that end or block something.
+    """
 
     DEFAULT_CSS = """
     Help { align: center middle; }
@@ -94,10 +98,14 @@ class Help(ModalScreen[None]):
     AUTO_FOCUS = "VerticalScroll"
     _SCROLLING = ("up", "down", "pageup", "pagedown", "home", "end")
 
+    def __init__(self, *, may_act: bool = True) -> None:
+        super().__init__()
+        self._keys = [each for each in _KEYS if may_act or each[0] not in _ACTING]
+
     def compose(self) -> ComposeResult:
         """All keys, whatever the width of the screen."""
         text = Text()
-        for key, meaning in _KEYS:
+        for key, meaning in self._keys:
             text.append(f"{key:<16}", "bold")
             text.append(f"{meaning}\n")
         for title, help in (("mouse", _HELP_ON_MOUSE), ("filters", _HELP_ON_FILTERS)):

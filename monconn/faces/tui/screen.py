@@ -447,7 +447,7 @@ class TopApp(App[int]):
 
     def action_help(self) -> None:
         """Show the keys."""
-        self.push_screen(Help())
+        self.push_screen(Help(may_act=self.model.may_act))
 
     def action_leave(self) -> None:
         """Quit."""

@@ -186,6 +186,8 @@ def service_table() -> Table:
     )
     orders = {"sid": "name", "connections": "now", "total": "total", "refused": "refused"}
     columns = [attrs.evolve(each, order=orders.get(each.name, "")) for each in ServiceRow.columns()]
+    # Rates are more than what rules in dry_run say, if only one of them has room.
+    columns = list(_weighted(columns, would_refuse=12))
     return Table("services", _insert(columns, "refused", *rates))
 
 

@@ -76,6 +76,7 @@ class ThreadedDelivery:
             answer = self._sender.send(message)
         except DeliveryError as error:
             failure = error
+            self._sender = None  # the next attempt reads its files anew, which may be mended then
         except Exception as error:  # the text of which may have the URL
             failure = DeliveryError(f"failed: {type(error).__name__}")
         self._reactor.callFromThread(done, answer, failure)

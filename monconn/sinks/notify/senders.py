@@ -97,7 +97,7 @@ class WebhookSender:
                 self._tls = ssl.create_default_context(cafile=ca)
             except (OSError, ValueError) as error:
                 text = f"ca: {ca} cannot be used: {_tls_text(error)}"
-                raise DeliveryError(text, is_final=True) from None
+                raise DeliveryError(text) from None
         self._port = parts.port or (80 if self._tls is None else 443)
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         credentials, _, host = parts.netloc.rpartition("@")

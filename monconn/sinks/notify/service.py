@@ -291,7 +291,8 @@ class NotifyService(Service):
         if not self.outputs:
             raise QuestionError("there is no output: the configuration has no notify:")
         if not chosen:
-            raise QuestionError(f"there is no output {number}: there are {len(self.outputs)}")
+            there = "is 1" if len(self.outputs) == 1 else f"are {len(self.outputs)}"
+            raise QuestionError(f"there is no output {number}: there {there}")
         results: Deferred[list[TestResult]] = Deferred()
         found: dict[int, TestResult] = {}
 

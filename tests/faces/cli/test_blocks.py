@@ -43,6 +43,14 @@ def test_a_block_with_an_end_a_reason_and_connections_left_open(services: Servic
 
 
 @with_services
+def test_a_slip_in_a_network_is_seen_in_the_answer(services: Services) -> None:
+    for verb in ("block", "unblock"):
+        for option in (["--dry-run"], []):
+            said = services.monconn(verb, "203.0.113.7/8", "203.0.113.7/32", *option).stdout
+            assert [line.split()[0] for line in said.splitlines()] == ["203.0.0.0/8", "203.0.113.7"]
+
+
+@with_services
 def test_the_listing_and_its_filters(services: Services) -> None:
     services.monconn("block", NET, "--for", "1h", "--reason", "brute force at the login")
     services.monconn("block", "10.0.0.0/8", "--service", "ssh")
@@ -97,6 +105,10 @@ def test_what_cannot_be(services: Services) -> None:
     for options in (["--for", "0"], ["--for", "soon"], ["--for", "400000d"]):
         assert services.monconn("block", NET, *options).exit_code == 2
     assert services.monconn("block", NET, "--reason", "x" * 201).exit_code == 2
+    for verb in ("block", "unblock"):
+        result = services.monconn(verb, NET, "10.0.0.999")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert '"10.0.0.999" is neither an IP address nor a network' in result.stderr
     assert services.json("blocks") == []
 
 

@@ -287,3 +287,11 @@ from monconn import *
 assert Monitor and registry and MonitoringFactory
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_the_list_of_verbs_has_whole_sentences_in_80_columns() -> None:
+    for arguments in (["--help"], ["notify", "--help"], ["capture", "--help"]):
+        printed = CliRunner().invoke(main, arguments, terminal_width=80).stdout
+        _, _, verbs = printed.partition("Commands:")
+        assert verbs
+        assert [line for line in verbs.splitlines() if line.endswith("...")] == []

@@ -112,7 +112,7 @@ def test_a_test_says_what_each_said(services: Services) -> None:
 def test_an_output_that_there_is_not(services: Services) -> None:
     result = services.monconn("notify", "test", "7")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "there is no output 7: there are 1" in result.stderr
+    assert "there is no output 7: there is 1" in result.stderr
 
 
 @with_services

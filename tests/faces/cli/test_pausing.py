@@ -19,10 +19,14 @@ def test_a_service_is_paused_resumed_and_drained(services: Services) -> None:
     _, web, ssh = services.lines("stats")
     assert (web[1], ssh[1]) == ("paused", "running")
     assert services.json("stats", "state:paused")[0]["sid"] == "web"
+    connection = str(services.connections[0].record.id)
+    assert "its service is paused" in said("show", connection)
+    assert services.json("show", connection)["is_paused"] is True
     assert services.json("resume", "web", "ssh") == [
         {"service": "web", "changed": True, "connections": 2},
         {"service": "ssh", "changed": False, "connections": 1},
     ]
+    assert "is_paused" not in services.json("show", connection)
     assert said("resume", "ssh") == "ssh was running\n"
     assert said("drain", "ssh", "--spread", "5m") == (
         "ssh refuses clients: 1 connection will end within 5m00s\n"

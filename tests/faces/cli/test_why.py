@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from monconn.ops.why_rows import why_lines
 from monconn.policy.policy import Policy
 
 from .test_inspect import Services, with_services
@@ -22,6 +23,26 @@ def test_the_answer_is_text_or_json(services: Services) -> None:
     assert (row["outcome"], rule["used"], rule["limit"]) == ("refused", 1, 1)
     assert row["ids"] == [services.connections[0].record.id]
     assert services.json("why", str(row["ids"][0]), "--service", "web") == [row]
+
+
+@with_services
+def test_a_rule_that_has_clients_wait_does_not_say_that_it_refuses(services: Services) -> None:
+    services.port.on_reactor(services.web.apply, Policy.of(conn_limit=1))
+    (row,) = services.json("why", "2001:db8::9", "--service", "web")
+    waits = row | {"outcome": "waits", "by": "conn_limit", "refusal": None}
+    lines = [*why_lines([waits], None)]
+    assert (
+        lines[0] == "web: 2001:db8::9 would wait in the accept queue (conn_limit), and then enter"
+    )
+    assert lines[-1].split(None, 1)[1].startswith("full, clients wait: 2 of 1 connections")
+    paused = row | {"outcome": "waits", "by": "paused", "refusal": "conn_limit"}
+    assert [*why_lines([paused], None)][-1].split(None, 1)[1].startswith("refuses: 2 of 1")
+
+
+@with_services
+def test_the_prefix_that_makes_it_a_client_is_named(services: Services) -> None:
+    text = services.monconn("why", "2001:db8::9", "--service", "web").stdout
+    assert "2001:db8::/64, which is one client by prefix_v6\n" in text
 
 
 @with_services

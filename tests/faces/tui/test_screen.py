@@ -15,7 +15,7 @@ from textual.containers import VerticalScroll
 from textual.events import Key
 from textual.filter import NoColor
 from textual.geometry import Region
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
 from monconn.errors import QuestionError
 from monconn.faces.tui.details import Details
@@ -355,6 +355,12 @@ def test_who_may_only_look_is_offered_no_action() -> None:
         assert "needs operate" in screen.lines("message")[0]
         await screen.press("enter")
         assert "close" not in screen.lines("keys")[0].split()
+        await screen.press("escape", "question_mark")
+        await screen.until(lambda: isinstance(screen.app.screen, Help))
+        shown = str(screen.app.screen.query_one(Static).render())
+        assert "filter; Tab completes" in shown
+        assert "reset it" not in shown
+        assert "block its" not in shown
 
     play(server, steps, (80, 24))
     assert server.asked("CloseConnections") == []

@@ -381,6 +381,28 @@ def test_a_thread_delivers_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not thread.is_alive()
 
 
+def test_an_attempt_after_a_failure_reads_files_anew(tmp_path: Path) -> None:
+    made = make_certificate(tmp_path / "made", [x509.DNSName("localhost")])
+    ca = tmp_path / "ca.pem"
+    ca.write_text("half of it")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    delivery = ThreadedDelivery(
+        NotifyConfig(NotifyUrl(f"https://127.0.0.1:{port}"), ca=str(ca)), reactor := FakeReactor()
+    )
+    for _ in range(2):
+        reactor.called.clear()
+        delivery.begin(message(), reactor.done)
+        assert reactor.called.wait(WAIT_SECONDS)
+        ca.write_bytes(made.certificate.read_bytes())
+    delivery.close()
+    unusable, refused = (failure for _, failure in reactor.answers)
+    assert unusable is not None
+    assert "cannot be used" in str(unusable)
+    assert not unusable.is_final
+    assert str(refused) == "connection refused"
+
+
 def test_whatever_goes_wrong_in_the_thread_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> None:
         raise MemoryError(PASSWORD)

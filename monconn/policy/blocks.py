@@ -133,13 +133,7 @@ class Blocks:
         """
         if not any(self._by_source.get(source) for source in _RUN_TIME):
             return None
-        try:
-            address = ip_address(ip.partition("%")[0])
-        except ValueError:
-            return None
-        of_version = IPv4Network if address.version == 4 else IPv6Network  # ::1 would be IPv4
-        for length in self.tables.get(address.version, ()):
-            network = of_version((int(address), length), strict=False)
+        for network in _networks_with(ip, self.tables):
             for block in self.of_network(network):
                 if not block.is_over(now):
                     return block
@@ -149,13 +143,7 @@ class Blocks:
         """The smallest configured network with an IP that an operator has unblocked."""
         if not self._lifted:
             return None
-        try:
-            address = ip_address(ip.partition("%")[0])
-        except ValueError:
-            return None
-        of_version = IPv4Network if address.version == 4 else IPv6Network  # ::1 would be IPv4
-        for length in range(address.max_prefixlen, -1, -1):
-            network = of_version((int(address), length), strict=False)
+        for network in _networks_with(ip, _EVERY_LENGTH):
             if network in self._lifted:
                 for key, blocks in self._by_source.items():
                     if network in blocks and any(_is_of(key, each) for each in CONFIGURED):
@@ -440,3 +428,20 @@ def result_of(steps: Generator[None, None, list[Network]]) -> list[Network]:
         except StopIteration as stop:
             found: list[Network] = stop.value
             return found
+
+
+_EVERY_LENGTH = {4: range(32, -1, -1), 6: range(128, -1, -1)}
+
+
+def _networks_with(ip: str, lengths: Mapping[int, Iterable[int]]) -> Iterator[Network]:
+    """The networks that an IP is in; none for a text that is no IP.
+
+    :param lengths: those of their prefixes, by the version of IP.
+    """
+    try:
+        address = ip_address(ip.partition("%")[0])
+    except ValueError:
+        return
+    of_version = IPv4Network if address.version == 4 else IPv6Network  # ::1 would be IPv4
+    for length in lengths.get(address.version, ()):
+        yield of_version((int(address), length), strict=False)

@@ -9,11 +9,10 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from monconn.clock import Clock
-from monconn.monitor.admission import Admission
 from monconn.monitor.ending import Ending
 from monconn.monitor.live import LiveConnections
 from monconn.policy.block_files import BlockFile
-from monconn.policy.blocks import CONFIGURED, Blocks
+from monconn.policy.blocks import Blocks
 from monconn.policy.rules import Rules
 from monconn.turns import in_turns
 
@@ -25,7 +24,6 @@ class ConfiguredBlocks:
 
     :param rules: what is in force from the beginning, before there is a client.
     :param blocks: those of the service, whatever their source.
-    :param admission: says who is blocked.
     :param live: the service's connections.
     :param ending: ends them.
     :param clock: monotonic time and timers.
@@ -35,14 +33,12 @@ class ConfiguredBlocks:
         self,
         rules: Rules,
         blocks: Blocks,
-        admission: Admission,
         live: LiveConnections,
         ending: Ending,
         clock: Clock,
     ) -> None:
         self._rules = rules
         self._blocks = blocks
-        self._admission = admission
         self._live = live
         self._ending = ending
         self._clock = clock
@@ -91,10 +87,10 @@ class ConfiguredBlocks:
 
     def _end_configured(self) -> Iterator[None]:
         """End the live connections whose clients the configuration blocks, in steps."""
-        now, ips = self._clock.seconds(), set()
+        ips = set()
         for ip in tuple(self._live.by_ip):
-            block = self._admission.find_block(ip, now)
-            if block is not None and block.source in CONFIGURED:
+            # Not the block that its client meets: that may be an operator's, who leaves it open.
+            if self._blocks.find_configured(ip) is not None:
                 ips.add(ip)
             yield
         if ips and "block" not in self._rules.dry_run:

@@ -155,7 +155,7 @@ class Monitor:
         self.room = Room(self.admission, self.lifecycle, self.live, self.clock, waiting)
         """Says who waits to enter."""
         self.configured_blocks = ConfiguredBlocks(
-            policy.rules, blocks, self.admission, self.live, self.ending, self.clock
+            policy.rules, blocks, self.live, self.ending, self.clock
         )
         self.blocking = Blocking(blocks, self.clock, self.ending.end_blocked, self._block_ended)
         """What is blocked at this service alone."""

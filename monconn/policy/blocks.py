@@ -139,6 +139,18 @@ class Blocks:
                     return block
         return None
 
+    def find_configured(self, ip: str) -> Block | None:
+        """The block of the configuration that an IP meets, whatever else blocks it.
+
+        It takes longer than :meth:`find`.
+        """
+        for network in _networks_with(ip, self.tables):
+            if network not in self._lifted:
+                for key, blocks in self._by_source.items():
+                    if network in blocks and any(_is_of(key, each) for each in CONFIGURED):
+                        return blocks[network]
+        return None
+
     def find_lifted(self, ip: str) -> Block | None:
         """The smallest configured network with an IP that an operator has unblocked."""
         if not self._lifted:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
@@ -122,6 +123,10 @@ class FakePort:
 
     def accept_queued(self) -> None:
         """Nobody waits."""
+
+    def accept_in_steps(self) -> Iterator[None]:
+        """Nobody waits."""
+        return iter(())
 
     def close(self) -> Deferred[None]:
         if self._cancel is not None:
@@ -584,6 +589,13 @@ class Program(RuleBasedStateMachine):
                 service.blocked.pop((source, name), None)
             if name in service.settings["block"]:
                 service.lifted.add(name)
+        if where is self.registry:  # those that are gone may come back, and have it unblocked then
+            for service in self.all:
+                if not service.is_registered:
+                    for source in ("operator", "auto"):
+                        service.blocked.pop((source, name), None)
+                    if name in service.settings["block"]:
+                        service.lifted.add(name)
         assert where.unblock(name) == is_there
 
     @precondition(lambda self: self.services)

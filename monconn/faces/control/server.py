@@ -666,8 +666,8 @@ def _deny(box: amp.AmpBox) -> Any:
 
 
 def _needs_role(box: amp.AmpBox) -> Any:
-    name = box[amp.COMMAND].decode()  # one that there is
-    problem = f"{name} needs the role operate; this control port gives view"
+    verb = commands.verb_of(box[amp.COMMAND].decode())  # of a command that there is
+    problem = f"{verb} needs the role operate; this control port gives view"
     raise amp.RemoteAmpError(b"DENIED", problem)
 
 

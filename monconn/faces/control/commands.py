@@ -490,8 +490,9 @@ class Reload(_Command):
 
 
 _SERVICE_CHANGED: list[tuple[bytes, amp.Argument]] = [
-    (b"changed", amp.Boolean()),  # False if it was so already
+    (b"changed", amp.Boolean()),  # False if everything was so already
     (b"connections", Integer()),  # how many are live
+    (b"updated", amp.Boolean(optional=True)),  # it was so already, until another time or so
 ]
 
 

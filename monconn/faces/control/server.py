@@ -658,7 +658,8 @@ def _origin(ip: str) -> str:
 
 
 def _changed(done: ChangeResult) -> dict[str, Any]:
-    return {"changed": done.changed, "connections": done.count}
+    updated = {"updated": True} if done.is_update else {}
+    return {"changed": done.changed, "connections": done.count, **updated}
 
 
 def _deny(box: amp.AmpBox) -> Any:

@@ -133,7 +133,7 @@ def _without_operators(config: Config) -> Iterator[Finding]:
     can_act = config.manhole is not None or any(each.role == "operate" for each in config.control)
     if config.control and not can_act:
         path: Path = ("control", "role") if len(config.control) == 1 else ("control",)
-        text = "all may only look: nobody can block, close, pause or reload without a role: operate"
+        text = "all may only look: without one of role: operate nobody can block, close or reload"
         yield Finding("note", path, text)
 
 

@@ -22,7 +22,7 @@ MAX_DEPTH = 8
 MAX_FILES = 1000
 MAX_BYTES = 4 * yamlmap.MAX_CHARACTERS
 """Of all files together: YAML is read at some 100 KiB a second."""
-_SUFFIX = ".yaml"
+_SUFFIXES = (".yaml", ".yml")
 _AN_INCLUDE = "must be the path of a file or of a folder, or a list of them"
 
 
@@ -249,7 +249,7 @@ class _Reading:
 
 def _is_configuration(name: str) -> bool:
     """Whether a file of a folder is included: not what editors and package managers leave there."""
-    return name.endswith(_SUFFIX) and not name.startswith(".")
+    return name.endswith(_SUFFIXES) and not name.startswith(".")
 
 
 def _by_way_of(stack: list[str], real: str) -> str:

@@ -37,6 +37,8 @@ NOTIFY_ON: tuple[str, ...] = (
 (of ``backend_down`` that is ``backend_up``); connections; actions, or those that block."""
 WEBHOOK_SCHEMES = ("http", "https")
 _EXAMPLE = "a mapping such as {url: https://example.com/hook, on: [alarm]}"
+_KEY = re.compile("[a-z_]{1,20}")
+_HIDDEN_KEY = "has a key that is not known (not shown here: it may be secret); write url: before it"
 _SCHEME = re.compile("[a-zA-Z][a-zA-Z0-9+.-]{0,31}(?=://)")
 _HOST = re.compile(r"[^\s/?#@\\]+")
 _MOST_URL = 2_000
@@ -244,8 +246,14 @@ class NotifyConfig:
 
 def _read_output(node: Node) -> NotifyConfig:
     mapping = fields.require_mapping(node, _EXAMPLE)
-    output = fields.structure(mapping, NotifyConfig)
-    found: fields.Found = []
+    # No message has such a key: it may be a URL that was written without its url:.
+    hidden = [key for key in mapping.nodes if not _KEY.fullmatch(key)]
+    found: fields.Found = [((), _HIDDEN_KEY)] if hidden else []
+    nodes = {key: each for key, each in mapping.nodes.items() if key not in hidden}
+    try:
+        output = fields.structure(attrs.evolve(mapping, nodes=nodes), NotifyConfig)
+    except Wrong as wrong:
+        raise Wrong(*found, *wrong.found) from None
     if output.secret is not None and output.secret_file is not None:
         found.append((("secret",), "or secret_file, not both"))
     if not output.url.is_webhook:

@@ -345,8 +345,13 @@ class _Walk:
             self._problem(node, (), f"the tag {quoted(short)} is not understood: leave it out")
 
     def _problem(self, node: Any, below: Path, message: str) -> None:
-        path = format_path((*self._path, *below))
+        path = format_path(tuple(_shown(part) for part in (*self._path, *below)))
         self.problems.append(Problem(self._source.name, _line(node), path, message))
+
+
+def _shown(part: str | int) -> str | int:
+    """A key without what may be secret in it: a URL that should be a value."""
+    return f"{part.partition('://')[0]}://..." if isinstance(part, str) and "://" in part else part
 
 
 _CONSTRUCTOR: Any = yaml.SafeLoader("")

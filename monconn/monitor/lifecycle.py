@@ -84,12 +84,12 @@ class Lifecycle:
 
     # -- pause
 
-    def pause(self, seconds: float | None, by: Actor) -> tuple[bool, bool]:
+    def pause(self, seconds: float | None, by: Actor) -> bool:
         """Have nothing read, and nobody accepted.
 
         :param seconds: after which it ends by itself; None for never.
         :param by: who has asked for it.
-        :returns: whether it is new, and whether anything has changed.
+        :returns: whether anything has changed.
         :raises QuestionError: it is draining or stopping, or is a wrapped factory's.
         :raises SettingError: the time is not more than 0.
         """
@@ -111,7 +111,7 @@ class Lifecycle:
         is_new = not self.is_paused
         if is_new:
             self._set_paused(True)
-        return is_new, is_new or had_end or seconds is not None
+        return is_new or had_end or seconds is not None
 
     def _cancel_pause_timer(self) -> None:
         self.paused_until = None
@@ -145,12 +145,12 @@ class Lifecycle:
 
     # -- drain and stop
 
-    def drain(self, spread_seconds: float) -> tuple[bool, bool]:
+    def drain(self, spread_seconds: float) -> bool:
         """Have clients refused, and let the live connections go on; it ends a pause.
 
         :param spread_seconds: the time over which the connections are ended; 0 leaves them alone.
             It takes the place of what an earlier call has said.
-        :returns: whether it is new, and whether anything has changed.
+        :returns: whether anything has changed.
         :raises QuestionError: it is stopping.
         """
         if self.stopping:
@@ -164,7 +164,7 @@ class Lifecycle:
         if spread_seconds:
             self._drain_spread = self._ending.spread("operator", spread_seconds)
         self._notify_room()  # who waits is refused
-        return is_new, is_new or had_spread or spread_seconds > 0
+        return is_new or had_spread or spread_seconds > 0
 
     def stop(self, wait_seconds: float, spread_seconds: float) -> Deferred[None]:
         """Have clients refused, and end the connections that still live after a time.

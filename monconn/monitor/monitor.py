@@ -768,15 +768,16 @@ class Monitor:
 
         :param seconds: after which it ends by itself; None for never. Of a service that is paused
             already, this is what is changed.
-        :returns: False if it was paused already.
+        :returns: False if nothing is different: it was paused already, and neither had nor has an
+            end.
         :raises QuestionError: it is draining or stopping, or is a wrapped factory's.
         :raises SettingError: the time is not more than 0.
         """
         by = whose_code() if actor is None or actor is OWN_CODE else actor
-        is_new, changed = self.lifecycle.pause(seconds, by)
+        changed = self.lifecycle.pause(seconds, by)
         target = "" if seconds is None else f"for {format_duration(seconds)}"
         self._acted(actor, "pause", target, changed=changed)
-        return is_new
+        return changed
 
     def _pause_is_over(self, by: Actor) -> None:
         self._acted(by, "resume", "the time of the pause is over")
@@ -795,13 +796,14 @@ class Monitor:
 
         :param spread_seconds: end the connections, with the reason ``operator``, evenly over this
             time; 0 leaves them alone. Draining again takes the place of that which was said before.
-        :returns: False if it was draining already.
+        :returns: False if nothing is different: it was draining already, and nothing had or has
+            its connections ended.
         :raises QuestionError: it is stopping.
         """
-        is_new, changed = self.lifecycle.drain(spread_seconds)
+        changed = self.lifecycle.drain(spread_seconds)
         target = f"spread over {format_duration(spread_seconds)}" if spread_seconds else ""
         self._acted(actor, "drain", target, len(self), changed)
-        return is_new
+        return changed
 
     def stop(self, wait_seconds: float) -> Deferred[None]:
         """Refuse new clients, and wait for the live connections.

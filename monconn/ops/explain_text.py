@@ -24,6 +24,8 @@ _KINDS: dict[Kind, str] = {
     "reason": "reasons: why an admitted connection ended",
     "refusal": "refusals: why a client was not let in",
     "state": "states of a connection",
+    "service state": "states of a service",
+    "setting": "settings with an entry of their own",
     "end": "ends: how a side had ended when the reason was decided",
     "alarm": "alarms about devices",
     "event": "events of the feed and of the history",

@@ -15,7 +15,19 @@ from typing import Any, Literal
 
 import attrs
 
-Kind = Literal["reason", "refusal", "state", "end", "alarm", "event", "pipe", "mqtt", "error"]
+Kind = Literal[
+    "reason",
+    "refusal",
+    "state",
+    "service state",
+    "setting",
+    "end",
+    "alarm",
+    "event",
+    "pipe",
+    "mqtt",
+    "error",
+]
 
 _MOST_CHARACTERS = 80
 """The longest text that is compared with the known words."""
@@ -499,7 +511,7 @@ _REASONS = (
             Step("Let it in again", "monconn unblock IP"),
         ),
         ("PD", "PL"),
-        "configuration.md#blocks-of-the-file-and-of-the-operator",
+        "rules.md#keep-somebody-out-for-an-hour",
     ),
     Explanation(
         "stopping",
@@ -564,7 +576,7 @@ _REFUSALS = (
             Step("By whom, since when and until when?", "monconn why IP"),
             Step("Let it in again, if it is exactly this IP", "monconn unblock IP"),
         ),
-        see="configuration.md#blocks-of-the-file-and-of-the-operator",
+        see="rules.md#keep-somebody-out-for-an-hour",
     ),
     Explanation(
         "not_allowed",
@@ -573,7 +585,7 @@ _REFUSALS = (
         "The service lets in only clients of the networks in allow, and this one is of none.",
         ("allow in the configuration.",),
         (Step("What would happen to it now, and why?", "monconn why IP"),),
-        see="configuration.md#keys-of-a-service",
+        see="rules.md#allow-only-some",
     ),
     Explanation(
         "conn_limit",
@@ -618,7 +630,7 @@ _REFUSALS = (
             Step("Which connections has it?", "monconn list client:IP"),
             Step("What would happen to it now, and why?", "monconn why IP"),
         ),
-        see="configuration.md#keys-of-a-service",
+        see="rules.md#limit-the-connections-of-each-client",
     ),
     Explanation(
         "rate",
@@ -628,7 +640,7 @@ _REFUSALS = (
         " clients wait in the kernel's accept queue instead, and are let in at that pace.",
         ("A herd that comes back after an outage.", "A flood."),
         (Step("What has been used up?", "monconn why IP"), Step("when_full: wait.")),
-        see="configuration.md#keys-of-a-service",
+        see="rules.md#let-a-herd-in-at-a-pace",
     ),
     Explanation(
         "per_ip_rate",
@@ -640,7 +652,7 @@ _REFUSALS = (
             Step("Why do its connections end?", "monconn device IP"),
             Step("What would happen to it now, and why?", "monconn why IP"),
         ),
-        see="configuration.md#keys-of-a-service",
+        see="rules.md#let-a-herd-in-at-a-pace",
     ),
     Explanation(
         "draining",
@@ -649,7 +661,7 @@ _REFUSALS = (
         "An operator has the service drained: those who are connected stay, and no others come.",
         ("monconn drain.",),
         (Step("Let clients in again", "monconn resume SERVICE"),),
-        see="control.md",
+        see="changes.md#empty-a-service",
     ),
     Explanation(
         "handshake_failed",
@@ -727,6 +739,95 @@ _STATES = (
         "What is held is delivered, for 5 s at most.",
     ),
     Explanation("closed", "state", "it is over"),
+    Explanation(
+        "limited",
+        "state",
+        "open, and held back as a bandwidth of its service is used up",
+        "Its sender was quicker than bandwidth or per_connection_bandwidth lets through, so that it"
+        " was not read for a while; nothing is lost, and the sender's TCP slows down.",
+        next=(
+            Step("For how long, of which direction?", "monconn show ID"),
+            Step("Raise or take out the bandwidth; then", "monconn reload"),
+        ),
+        see="rules.md#share-the-line",
+    ),
+)
+
+_SERVICE_STATES = (
+    Explanation(
+        "running",
+        "service state",
+        "the service lets clients in, and forwards their bytes",
+    ),
+    Explanation(
+        "paused",
+        "service state",
+        "the service stands still: nothing is read, and nobody accepted",
+        "Clients wait in the kernel's accept queue. Nothing is refused or ended because of it, and"
+        " limits on silence and on progress stand still, too; max_lifetime and connect_timeout go"
+        " on. A connection may show it as the reason why nothing is read from it.",
+        ("monconn pause, which may end by itself (--for).",),
+        (
+            Step("Until when (paused_until)?", "monconn stats"),
+            Step("Who has paused it?", "monconn history --events event:action --since 7d"),
+            Step("Have it go on", "monconn resume SERVICE"),
+        ),
+        see="changes.md#stand-still-for-a-moment",
+    ),
+    Explanation(
+        "draining",
+        "service state",
+        "the service refuses those who come, and lets the others go on",
+        "Who is connected stays, unless drain --spread ends them evenly over a time. Who comes is"
+        " refused (draining).",
+        ("monconn drain.",),
+        (
+            Step("How many are left?", "monconn stats"),
+            Step("Who has it drained?", "monconn history --events event:action --since 7d"),
+            Step("Let clients in again", "monconn resume SERVICE"),
+        ),
+        see="changes.md#empty-a-service",
+    ),
+    Explanation(
+        "stopping",
+        "service state",
+        "the service refuses those who come, and waits for the others, for good",
+        "monconn stops, or the service is gone from the configuration; after wait_timeout what is"
+        " left is ended (stopping).",
+        see="forwarding.md#signals",
+    ),
+)
+
+_RULES = (
+    Explanation(
+        "dry_run",
+        "setting",
+        "rules that count and log whom they would refuse, and let him in",
+        "Rules that are named in dry_run, as in dry_run: [per_ip_rate], refuse nobody. What each"
+        " would have refused is counted (would_refuse in stats, JSON and metrics) and logged.",
+        next=(
+            Step("Whom would they have refused?", "monconn stats"),
+            Step("Which connections?", "monconn list would_refuse:per_ip_rate"),
+            Step("What would happen to a client, and why?", "monconn why IP"),
+            Step("Take the rule out of dry_run to have it refuse; then", "monconn reload"),
+        ),
+        see="rules.md#try-a-rule-without-harm",
+    ),
+    Explanation(
+        "auto_block",
+        "setting",
+        "blocks, for a time, a client that was refused or has failed too often",
+        "The client is blocked by monconn itself, and let in again after a time. Its keys say which"
+        " refusals and ends count (of), how often is too often (after, within), and for how long it"
+        " is blocked (for).",
+        next=(
+            Step("Which blocks are there, and why?", "monconn blocks source:auto"),
+            Step("Why is this one kept out?", "monconn why IP"),
+            Step("Let it in again", "monconn unblock IP"),
+            Step("never: networks that it never blocks."),
+        ),
+        see="rules.md#block-by-itself",
+    ),
 )
 
 _ENDS = (
@@ -1224,6 +1325,8 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     *_REASONS,
     *_REFUSALS,
     *_STATES,
+    *_SERVICE_STATES,
+    *_RULES,
     *_ENDS,
     *_ALARMS,
     *_EVENTS,
@@ -1243,6 +1346,8 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "block_files": ("blocked",),
     "ip_blacklist": ("blocked",),
     "allow": ("not_allowed",),
+    "bandwidth": ("limited",),
+    "per_connection_bandwidth": ("limited",),
     "silent_heartbeats": ("silent",),
     "storm_connections": ("reconnect_storm",),
     "storm_within": ("reconnect_storm",),

@@ -103,11 +103,14 @@ class ChangeResult:
     :param changed: False if everything was so already.
     :param count: how many connections were ended by it.
     :param services: those that it concerned.
+    :param is_update: whether it was so already, and only until when, or over which time, has
+        changed.
     """
 
     changed: bool
     count: int
     services: tuple[str, ...]
+    is_update: bool = False
 
 
 class Operations:
@@ -662,8 +665,9 @@ class Operations:
         :raises QuestionError: it cannot be paused now, or the time makes no sense.
         """
         monitor = self.registry.get(service)
+        was_paused = monitor.is_paused
         changed = monitor.pause(_checked_seconds(seconds) or None, actor=actor)
-        return _change(changed, [monitor], len(monitor))
+        return _change(changed, [monitor], len(monitor), is_update=changed and was_paused)
 
     def resume(self, actor: Actor, service: str) -> ChangeResult:
         """End a service's pause, its draining, and what ends its connections evenly over a time.
@@ -685,9 +689,9 @@ class Operations:
         :raises QuestionError: it is stopping, or the time makes no sense.
         """
         monitor = self.registry.get(service)
-        count = len(monitor)
+        count, was_draining = len(monitor), monitor.draining
         changed = monitor.drain(_checked_seconds(spread), actor=actor)
-        return _change(changed, [monitor], count)
+        return _change(changed, [monitor], count, is_update=changed and was_draining)
 
     def report_stop(self, actor: Actor, *, at_once: bool = False) -> None:
         """Report that the whole program stops; whoever calls this stops it.
@@ -751,8 +755,10 @@ class Operations:
         )
 
 
-def _change(changed: bool, monitors: Iterable[Monitor], count: int = 0) -> ChangeResult:
-    return ChangeResult(changed, count, tuple(monitor.name for monitor in monitors))
+def _change(
+    changed: bool, monitors: Iterable[Monitor], count: int = 0, *, is_update: bool = False
+) -> ChangeResult:
+    return ChangeResult(changed, count, tuple(each.name for each in monitors), is_update)
 
 
 def _checked_seconds(seconds: float | None) -> float:

@@ -83,25 +83,31 @@ class ReloadResult:
         """Whether anything is different now."""
         return bool(self.added or self.removed or len(self.changes) > len(self.needs_restart))
 
+    @property
+    def in_force(self) -> tuple[Change, ...]:
+        """What runs now as the file says."""
+        return tuple(each for each in self.changes if each.holds != "restart")
+
+    @property
+    def is_short(self) -> bool:
+        """Whether one line has room for each change."""
+        lengths = [len(each.old) + len(each.new) for each in self.in_force]
+        return len(lengths) <= _TOLD and sum(lengths) <= _TOLD_CHARACTERS
+
     def describe(self) -> str:
-        """What is different now, in one line for logs."""
-        restart = self.needs_restart
-        count = len(self.changes) - len(restart)
+        """What is different now, in one line for logs: each change, or how many there are."""
+        restart, in_force = self.needs_restart, self.in_force
+        count = len(in_force)
         parts = []
         if self.added:
             parts.append(f"added {_names(self.added)}")
         if self.removed:
             parts.append(f"removed {_names(self.removed)}")
-        if self.changed:
-            parts.append(f"changed {_names(self.changed)}")
-        others = {
-            each.section
-            for each in self.changes
-            if each.service is None and each.holds != "restart"
-        }
-        if others:
-            parts.append(f"changed {_names(sorted(others))}")
-        if count:
+        if self.is_short:
+            parts += [f"{each.name}: {each.old} -> {each.new}" for each in in_force]
+        else:
+            others = {each.section for each in in_force if each.service is None}
+            parts.append(f"changed {_names([*self.changed, *sorted(others)])}")
             parts.append(f"{count} setting{'' if count == 1 else 's'}")
         text = ", ".join(parts) or "nothing is different"
         if restart:
@@ -158,6 +164,8 @@ _TITLES: dict[Holds, str] = {
     "restart": "needs a restart, and is not changed",
 }
 _NAMED = 5
+_TOLD = 4
+_TOLD_CHARACTERS = 200
 
 
 def _names(names: Sequence[str]) -> str:

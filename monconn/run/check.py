@@ -7,6 +7,7 @@ go together.
 
 from __future__ import annotations
 
+import difflib
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,8 @@ from monconn.net.descriptors import limit_of_start
 from monconn.net.listen import is_name
 from monconn.net.loops import is_own_host
 from monconn.net.resolver import check_names
+from monconn.ops.filter_keys import EVENT_KEYS
+from monconn.ops.filters import Exact, Part, parse
 from monconn.policy.contradictions import contradictions
 from monconn.policy.policy import Policy
 from monconn.processes import Process, holder_of
@@ -68,6 +71,8 @@ def check_start(config: Config, source: str) -> list[Finding]:
             found += [_remark(path, each) for each in check()]
         except MonconnError as error:
             found.append(_error(path, error, source))
+    found += _without_operators(config)
+    found += _unknown_services(config)
     found += _names_and_loops(config.services)
     for service in config.services:
         path = ("services", service.name)
@@ -121,6 +126,32 @@ def _too_wide(policy: Policy) -> Iterator[tuple[str, str]]:
         end = f"end evenly over {wait}" if policy.wait_timeout else "all end at once"
         spread = duration_text(policy.spread)
         yield "spread", f"{spread} is longer than the wait_timeout of {wait}: connections {end}"
+
+
+def _without_operators(config: Config) -> Iterator[Finding]:
+    """Control ports of which none lets anybody act."""
+    can_act = config.manhole is not None or any(each.role == "operate" for each in config.control)
+    if config.control and not can_act:
+        path: Path = ("control", "role") if len(config.control) == 1 else ("control",)
+        text = "all may only look: without one of role: operate nobody can block, close or reload"
+        yield Finding("note", path, text)
+
+
+def _unknown_services(config: Config) -> Iterator[Finding]:
+    """Filters of outputs that name a service that is not there."""
+    names = [each.name for each in config.services]
+    for index, output in enumerate(config.notify):
+        for term in parse(output.filter or "", EVENT_KEYS, known={"service": names}).terms:
+            value = term.value
+            if term.key != "service" or not isinstance(value, Exact | Part):
+                continue
+            is_whole = isinstance(value, Exact)
+            known = [each.casefold() for each in names]
+            if not any(value.text == each if is_whole else value.text in each for each in known):
+                alike = difflib.get_close_matches(value.text, names, 1)
+                text = f"there is no service {quoted(value.text)}"
+                text += f": did you mean {alike[0]}?" if alike else ""
+                yield Finding("warning", ("notify", index, "filter"), text)
 
 
 def _without_recorder(config: Config) -> list[Remark]:

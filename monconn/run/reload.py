@@ -397,7 +397,9 @@ class Reloader:
     # -- log messages
 
     def _log_changes(self, result: ReloadResult) -> None:
-        lines = [each.describe() for each in result.changes] + list(result.notes)
+        # The line of the action has them, if they are few.
+        lines = [] if result.is_short else [each.describe() for each in result.in_force]
+        lines += result.notes
         if len(lines) > _LINES_LOGGED:
             lines[_LINES_LOGGED:] = [f"and {len(lines) - _LINES_LOGGED} more (monconn reload)"]
         for line in lines:

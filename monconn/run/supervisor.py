@@ -376,7 +376,7 @@ class Supervisor:
         await gatherResults(closing)
         changes = difference.changes()
         if changed or (gone and after):
-            self._log.info("services: {changes}", changes=changes.describe())
+            self._log.debug("services: {changes}", changes=changes.describe())
         return changes
 
     def _checked(

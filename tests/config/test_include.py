@@ -52,10 +52,11 @@ def test_files_and_folders_are_one_configuration(tmp_path: Path) -> None:
         d_deep_one="services: {deep: {listen: ':0', backend: ':9'}}\nhistory: {path: h.db}\n",
         more=WEB + "devices: {kept: 7}\n",
     )
+    (tmp_path / "d" / "c.yml").write_text("services: {c: {listen: ':0', backend: ':9'}}\n")
     (tmp_path / "d" / ".hidden.yaml").write_text("nonsense: 1")
     (tmp_path / "d" / "b.yaml~").write_text("nonsense: 1")
     config = load_file(file.source).config
-    assert [each.name for each in config.services] == ["a", "deep", "b", "web"]
+    assert [each.name for each in config.services] == ["a", "deep", "b", "c", "web"]
     assert {each.policy.timeouts.max_idle for each in config.services} == {300.0}
     assert config.devices.kept == 7
     assert config.history is not None

@@ -113,6 +113,9 @@ def test_secrets(tmp_path: Path) -> None:
         ("[{url: 'http://h', per_minute: 0}]", "must be from 1 to 1000"),
         ("[{url: 'http://h', retry_for: 0}]", "retry_for"),
         ("[{url: 'http://h', uri: x}]", "did you mean url?"),
+        (f"[{{http://h/{PASSWORD}: }}]", "notify[0]: has a key that is not known (not shown"),
+        (f"[{{url: 'http://h', 'http://h/{PASSWORD}': 1}}]", "not shown here"),
+        (f"[{{http://h/{PASSWORD}: , http://h/{PASSWORD}: }}]", "http://...: duplicate key"),
         (f"[{', '.join(['{url: http://h}'] * (MOST_OUTPUTS + 1))}]", "at most 32 outputs"),
     ],
 )

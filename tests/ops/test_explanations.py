@@ -24,6 +24,7 @@ from monconn.model.reasons import (
     PIPES,
     REASONS,
     REFUSALS,
+    SERVICE_STATES,
     STATES,
     SideEnd,
 )
@@ -40,7 +41,7 @@ from monconn.ops.explanations import (
     in_brief,
     of_kind,
 )
-from monconn.ops.filter_keys import CONNECTION_KEYS, HISTORY_EVENT_KEYS, HISTORY_KEYS
+from monconn.ops.filter_keys import BLOCK_KEYS, CONNECTION_KEYS, HISTORY_EVENT_KEYS, HISTORY_KEYS
 from monconn.ops.filters import parse
 from monconn.policy.timeouts import GRACE_SECONDS
 from monconn.units import format_duration
@@ -51,7 +52,9 @@ from tests.sinks.history.past import closed, refused
 VALUES = {
     "reason": REASONS,
     "refusal": REFUSALS,
-    "state": STATES,
+    "state": (*STATES, "limited"),  # which the column STATE has
+    "service state": SERVICE_STATES,
+    "setting": ("dry_run", "auto_block"),
     "end": get_args(SideEnd),
     "alarm": ALARM_KINDS,
     "event": (*EVENT_KINDS, *HISTORY_EVENT_KINDS),
@@ -118,6 +121,8 @@ def test_words_are_found_however_they_are_written() -> None:
     assert [each.word for each in explain("half-closed")] == ["half_closed", "half_closed"]
     assert [each.kind for each in explain("blocked")] == ["reason", "refusal"]
     assert [each.word for each in explain("max_idle")] == ["idle_timeout"]
+    assert [each.kind for each in explain("draining")] == ["refusal", "service state"]
+    assert [each.word for each in explain("per_connection_bandwidth")] == ["limited"]
     assert [each.word for each in explain("econnreset")] == ["ECONNRESET"]
     assert explain("") == explain("no such word") == []
     assert close_matches("client_rest")[0] == "client_reset"
@@ -153,6 +158,7 @@ def test_each_command_is_understood(word: str, command: str) -> None:
     keys = {
         "history": HISTORY_EVENT_KEYS if "--events" in arguments else HISTORY_KEYS,
         "list": CONNECTION_KEYS,
+        "blocks": BLOCK_KEYS,
     }
     if verb in keys:
         parse(context.params["terms"], keys[verb])
@@ -170,6 +176,12 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 def anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", each.strip().lower()).replace(" ", "-") for each in headings}
+
+
+def test_rules_point_to_the_page_of_rules() -> None:
+    rules = ("per_ip_rate", "rate", "per_ip_limit", "blocked", "not_allowed", "dry_run")
+    for word in (*rules, "auto_block", "limited"):
+        assert {each.see.partition("#")[0] for each in explain(word)} == {"rules.md"}, word
 
 
 def test_the_sections_that_it_points_to_are_there() -> None:

@@ -384,6 +384,35 @@ def test_rules_that_do_not_go_together(world: World) -> None:
     }
 
 
+def test_filters_of_outputs_that_name_no_service(world: World) -> None:
+    found = world.check(
+        "services: {web: {listen: '127.0.0.1:0', backend: ':9'}}\n"
+        "notify:\n"
+        "- {url: 'http://h', filter: 'service:we'}\n"
+        "- {url: 'http://h', filter: 'service:wbe client:10.0.0.0/8'}\n"
+        "- {url: 'http://h', filter: 'not:service:=ftp'}\n"
+        "- {url: 'http://h', filter: 'service:=WEB'}\n"
+        "- {url: 'http://h'}\n"
+    )
+    assert [(each.level, each.path, each.message) for each in found] == [
+        ("warning", ("notify", 1, "filter"), 'there is no service "wbe": did you mean web?'),
+        ("warning", ("notify", 2, "filter"), 'there is no service "ftp"'),
+    ]
+
+
+def test_control_ports_where_all_may_only_look(world: World) -> None:
+    def paths(control: str) -> list[Any]:
+        found = world.check(f"control: {control}\n")
+        return [each.path for each in found if "may only look" in each.message]
+
+    view = f"{{listen: 'unix:{world.folder}/view', role: view}}"
+    other = f"{{listen: 'unix:{world.folder}/other', role: view}}"
+    assert paths(view) == [("control", "role")]
+    assert paths(f"[{view}, {other}]") == [("control",)]
+    assert paths(f"[{view}, {{listen: 'unix:{world.folder}/act'}}]") == []
+    assert paths("false") == []
+
+
 def test_more_connections_than_descriptors(world: World) -> None:
     text = "services: {web: {listen: ':0', backend: ':9', conn_limit: 1000000}}\n"
     with patch("monconn.run.check.limit_of_start", return_value=(1024, 368)):

@@ -25,6 +25,7 @@ from monconn.ops.reload import Change, ReloadResult
 from monconn.run import reload, sources
 from monconn.run.application import Application
 from tests.certificates import make_certificate
+from tests.logged import logged_lines
 from tests.run.reloading import ADMIN, World
 
 
@@ -66,7 +67,8 @@ async def test_only_the_difference_is_applied_and_all_else_goes_on(world: World)
     assert (await client.ask(), await other.ask()) == (b"x", b"x")
     assert (web.totals().opened, len(web), web.policy.timeouts.max_idle) == (1, 1, 420.0)
     assert web.blocks()
-    assert reloads(world) == [("changed web, 2 settings", True)]
+    told = f"services.web.backend: {world.a} -> {world.b}, services.web.max_idle: 5m -> 7m"
+    assert reloads(world) == [(told, True)]
     assert (await world.reload()).changes == ()
     assert reloads(world)[1:] == [("nothing is different", False)]
 
@@ -237,6 +239,21 @@ async def test_a_renewed_certificate_is_a_change(world: World, tmp_path: Path) -
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_log_has_one_line_of_a_few_changes_and_else_one_for_each(world: World) -> None:
+    world.start(world.config())
+    with logged_lines() as lines:
+        await world.reload(world.config({"max_idle": 5}))
+        (line,) = [each for each in lines if each.startswith("reload")]
+        assert line.startswith("reloaded the configuration: services.web.max_idle: 15m -> 5s for")
+        lines.clear()
+        keys = ("max_idle", "read_timeout", "write_timeout", "conn_limit", "ip_limit")
+        await world.reload(world.config(dict.fromkeys(keys, 7)))
+    assert reloads(world)[1] == ("changed web, 5 settings", True)
+    told = [each.split(": ")[1] for each in lines if each.startswith("reload: ")]
+    assert sorted(told) == sorted(f"services.web.{each}" for each in keys)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_thousand_requests_are_two_reloads(world: World) -> None:
     world.start(world.config())
     first = world.reload(world.config({"max_idle": 5}))
@@ -245,7 +262,7 @@ async def test_a_thousand_requests_are_two_reloads(world: World) -> None:
     results: list[ReloadResult] = await gatherResults(others)
     assert {each.changes for each in results} == {()}
     assert [what for what, _ in reloads(world)] == [
-        "changed web, 1 setting",
+        "services.web.max_idle: 15m -> 5s",
         "nothing is different (asked for 1000 times)",
     ]
 

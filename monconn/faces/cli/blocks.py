@@ -133,6 +133,9 @@ def unblock(
 ) -> None:
     """Let clients of exactly this IP or network in again, whoever has blocked it."""
     _check_networks(networks)
+    if len(networks) > 1 and not dry_run:  # one may be blocked at all services, and not at one
+        for network in networks:
+            server.call("Unblock", network=network, service=service, dry_run=True)
     rows: list[dict[str, Any]] = []
     for network in networks:
         answer = server.call("Unblock", network=network, service=service, dry_run=dry_run or None)

@@ -45,8 +45,8 @@ def pause(server: Client, names: Sequence[str], seconds: float | None, as_json: 
     """
     until = f" for {format_duration(seconds)}" if seconds else ""
 
-    def text(name: str, changed: bool, count: int) -> str:
-        if changed:
+    def text(name: str, is_new: bool, count: int) -> str:
+        if is_new:
             return f"{name} is paused{until}: {_connections(count)} held, clients wait in its queue"
         return f"{name} was paused already: from now on{until or ' until it is resumed'}"
 
@@ -63,8 +63,8 @@ def resume(server: Client, names: Sequence[str], as_json: bool) -> None:
     Connections that are still to be ended by --spread stay open.
     """
 
-    def text(name: str, changed: bool, count: int) -> str:
-        return f"{name} goes on" if changed else f"{name} was running"
+    def text(name: str, is_new: bool, count: int) -> str:
+        return f"{name} goes on" if is_new else f"{name} was running"
 
     _change(server, "Resume", names, text, as_json)
 
@@ -80,8 +80,8 @@ def drain(server: Client, names: Sequence[str], spread: float | None, as_json: b
     Those who come are refused (draining). monconn resume SERVICE ends it.
     """
 
-    def text(name: str, changed: bool, count: int) -> str:
-        what = "refuses clients" if changed else "refused clients already"
+    def text(name: str, is_new: bool, count: int) -> str:
+        what = "refuses clients" if is_new else "refused clients already"
         if spread:
             return f"{name} {what}: {_connections(count)} will end within {format_duration(spread)}"
         return f"{name} {what}: {_connections(count)} left"
@@ -100,13 +100,20 @@ def _change(
     if "pauses" not in server.hello:
         about = printable(server.hello.get("server"))
         raise ControlError(f"{about} runs, which is too old for {command.lower()}: restart it")
-    rows = []
-    for name in dict.fromkeys(names):
+    names = list(dict.fromkeys(names))
+    if len(names) > 1:  # a mistake in one of them changes nothing of the others
+        for name in names:
+            server.call("ListServices", service=name)
+    rows: list[dict[str, Any]] = []
+    for name in names:
         answer = server.call(command, service=name, **arguments)
-        changed, count = answer["changed"] == "True", int(answer["connections"])
-        rows.append({"service": name, "changed": changed, "connections": count})
+        is_changed, is_update = answer["changed"] == "True", answer.get("updated") == "True"
+        count = int(answer["connections"])
+        rows.append({"service": name, "changed": is_changed, "connections": count})
+        if is_update:
+            rows[-1]["updated"] = True
         if not as_json:
-            print_line(text(name, changed, count))
+            print_line(text(name, is_changed and not is_update, count))
     if as_json:
         print_json(rows)
 

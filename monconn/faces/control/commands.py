@@ -11,6 +11,7 @@ A list comes in pages, as a value holds 65,535 bytes at most: while an answer ha
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, ClassVar
 
 from twisted.protocols import amp
@@ -489,8 +490,9 @@ class Reload(_Command):
 
 
 _SERVICE_CHANGED: list[tuple[bytes, amp.Argument]] = [
-    (b"changed", amp.Boolean()),  # False if it was so already
+    (b"changed", amp.Boolean()),  # False if everything was so already
     (b"connections", Integer()),  # how many are live
+    (b"updated", amp.Boolean(optional=True)),  # it was so already, until another time or so
 ]
 
 
@@ -519,3 +521,11 @@ class Drain(_Command):
     role = "operate"
     arguments = [(b"service", amp.Unicode()), _SPREAD]  # not ended, if that is left out
     response = _SERVICE_CHANGED
+
+
+_VERBS = {"CloseConnections": "close", "ReadRecording": "recording"}
+
+
+def verb_of(name: str) -> str:
+    """What a person types for a command: ``capture start`` for ``CaptureStart``."""
+    return _VERBS.get(name) or re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower()

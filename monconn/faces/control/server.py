@@ -658,7 +658,8 @@ def _origin(ip: str) -> str:
 
 
 def _changed(done: ChangeResult) -> dict[str, Any]:
-    return {"changed": done.changed, "connections": done.count}
+    updated = {"updated": True} if done.is_update else {}
+    return {"changed": done.changed, "connections": done.count, **updated}
 
 
 def _deny(box: amp.AmpBox) -> Any:
@@ -666,8 +667,8 @@ def _deny(box: amp.AmpBox) -> Any:
 
 
 def _needs_role(box: amp.AmpBox) -> Any:
-    name = box[amp.COMMAND].decode()  # one that there is
-    problem = f"{name} needs the role operate; this control port gives view"
+    verb = commands.verb_of(box[amp.COMMAND].decode())  # of a command that there is
+    problem = f"{verb} needs the role operate; this control port gives view"
     raise amp.RemoteAmpError(b"DENIED", problem)
 
 

@@ -33,7 +33,7 @@ from monconn.ops.details import detail_lines
 from monconn.ops.device_rows import story_lines
 from monconn.ops.filters import FilterError
 from monconn.ops.flow_text import HexEncoder
-from monconn.ops.operations import Operations, Terms
+from monconn.ops.operations import ChangeResult, Operations, Terms
 from monconn.ops.rows import (
     BlockRow,
     ClosedConnectionRow,
@@ -234,7 +234,7 @@ class Commands:
     def pause(self, service: str, *, for_: float | str | None = None) -> None:
         """Have a service stand still; after so many seconds, or a time such as 30s, it goes on."""
         result = self._operations.pause(self._actor, str(service), seconds=_seconds(for_))
-        self._write_lines([f"{service} {'is paused' if result.changed else 'was paused already'}"])
+        self._write_lines([f"{service} {'is paused' if _is_new(result) else 'was paused already'}"])
 
     def resume(self, service: str) -> None:
         """Have a service go on that is paused, or drains."""
@@ -244,7 +244,7 @@ class Commands:
     def drain(self, service: str, *, spread: float | str | None = None) -> None:
         """Let nobody in any more; end the connections evenly over a time, if one is given."""
         result = self._operations.drain(self._actor, str(service), spread=_seconds(spread))
-        done = "refuses clients" if result.changed else "refused clients already"
+        done = "refuses clients" if _is_new(result) else "refused clients already"
         self._write_lines([f"{service} {done}, connections: {result.count}"])
 
     def notify(self, what: str = "", number: int | str | None = None) -> Deferred[None]:
@@ -289,6 +289,10 @@ class Commands:
         text = "".join(f"{printable(line)}\n" for line in lines)
         if text:
             self._write(text)
+
+
+def _is_new(done: ChangeResult) -> bool:
+    return done.changed and not done.is_update
 
 
 def _seconds(time: float | str | None) -> float | None:

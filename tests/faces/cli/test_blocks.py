@@ -82,6 +82,9 @@ def test_what_is_blocked_at_all_services_is_not_unblocked_at_one(services: Servi
         refused = services.monconn("unblock", NET, "--service", "web", *more)
         assert refused.exit_code == 2
         assert "is blocked at all services" in refused.stderr
+    services.monconn("block", "10.1.1.1", "--service", "web")
+    assert services.monconn("unblock", "10.1.1.1", NET, "--service", "web").exit_code == 2
+    assert services.json("unblock", "10.1.1.1", "--service", "web")[0]["changed"], "it was before"
     assert services.json("unblock", "192.0.2.7") == [
         {"network": "192.0.2.7", "changed": False, "still_blocked_by": NET}
     ]

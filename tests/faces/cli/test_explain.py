@@ -64,8 +64,10 @@ def test_json() -> None:
     found = json.loads(explain("blocked", "--json").stdout)
     assert [each["kind"] for each in found] == ["reason", "refusal"]
     assert found[0]["codes"] == ["PD", "PL"]
-    step = {"text": "What is blocked, by whom and why", "command": "monconn blocks"}
-    assert found[0]["next"][0] == step
+    assert found[0]["next"][0] == {
+        "text": "What is blocked, by whom and why",
+        "command": "monconn blocks",
+    }
     assert json.loads(explain("--json", "--").stdout)["code"] == "--"
     assert len(json.loads(explain("--json").stdout)) == len(EXPLANATIONS)
 

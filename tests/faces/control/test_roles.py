@@ -40,6 +40,17 @@ VIEW = {
 """Those that only show what is known: a new one is to be thought about, and added here."""
 PAYLOAD = {"Tap", "CaptureStart", "CaptureStop", "ReadRecording"}
 
+VERBS = {
+    "CloseConnections": "close",
+    "ResetStats": "reset stats",
+    "SubtractStats": "subtract stats",
+    "CaptureStart": "capture start",
+    "CaptureStop": "capture stop",
+    "NotifyTest": "notify test",
+    "ReadRecording": "recording",
+}
+"""What a person types for them, if that is more than the name in lower case."""
+
 
 def test_every_command_has_a_role_and_only_those_that_show_are_for_viewers() -> None:
     roles = {each.__name__: vars(each).get("role") for each in SENT}
@@ -77,7 +88,8 @@ def a_viewer_sees_and_changes_nothing(port: Port) -> None:
         if command.__name__ in VIEW:
             continue
         failed = failure_of(client.call, command.__name__, **arguments.get(command.__name__, {}))
-        said = f"{command.__name__} needs the role operate; this control port gives view"
+        verb = VERBS.get(command.__name__, command.__name__.lower())
+        said = f"{verb} needs the role operate; this control port gives view"
         assert (failed.code, str(failed)) == ("DENIED", said)
     assert (len(web), web.state, list(web.blocks())) == (1, "running", [])
     assert failure_of(client.call, "Nonsense").code == "UNHANDLED"

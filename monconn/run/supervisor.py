@@ -487,7 +487,7 @@ class Supervisor:
         return ports
 
     async def _accept_queued(self, services: Iterable[_Service]) -> None:
-        """Accept those who wait at listeners that are to be closed, in turns: they may be thousands.
+        """Accept who waits at listeners that are to be closed, in turns: there may be thousands.
 
         Before the reactor runs there are no turns, and no connections that would wait.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -282,6 +282,11 @@ class Admission:
                 self._by_client[client] = left
             else:
                 del self._by_client[client]
+
+    def forget_in_steps(self, is_one: Callable[[str], bool]) -> Iterator[None]:
+        """Drop what rates have counted of some clients."""
+        if self._buckets is not None:
+            yield from self._buckets.forget_in_steps(is_one)
 
     # -- clients that wait
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
@@ -122,6 +123,9 @@ class FakePort:
 
     def accept_queued(self) -> None:
         """Nobody waits."""
+
+    def accept_in_steps(self) -> Iterator[None]:
+        return iter(())
 
     def close(self) -> Deferred[None]:
         if self._cancel is not None:

@@ -153,7 +153,9 @@ def test_a_zone_is_used_and_not_sent(zone: str, monkeypatch: pytest.MonkeyPatch)
         address = ("127.0.0.1", server.port)
         found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address)]
         with monkeypatch.context() as patch:
-            patch.setattr(socket, "getaddrinfo", lambda *args, **_: resolved.append(args) or found)
+            patch.setattr(
+                socket, "getaddrinfo", lambda *args, **_: [resolved.append(args), found][1]
+            )
             target = NotifyUrl(f"http://[fe80::1{zone}]:{server.port}/")
             WebhookSender(target).send(message())
         ((_, headers, _),) = server.requests

@@ -149,13 +149,14 @@ def test_credentials_are_a_header() -> None:
 @pytest.mark.parametrize("zone", ["%lo", "%25lo"])
 def test_a_zone_is_used_and_not_sent(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     resolved: list[Any] = []
+
+    def resolve(*args: Any, **_: Any) -> list[Any]:
+        resolved.append(args)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))]
+
     with serving() as server:
-        address = ("127.0.0.1", server.port)
-        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address)]
         with monkeypatch.context() as patch:
-            patch.setattr(
-                socket, "getaddrinfo", lambda *args, **_: [resolved.append(args), found][1]
-            )
+            patch.setattr(socket, "getaddrinfo", resolve)
             target = NotifyUrl(f"http://[fe80::1{zone}]:{server.port}/")
             WebhookSender(target).send(message())
         ((_, headers, _),) = server.requests

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 import attrs
 
@@ -11,7 +11,7 @@ from monconn.addresses import Network
 from monconn.model.reasons import Refusal
 from monconn.policy.blocks import CONFIGURED, Block, Blocks
 from monconn.policy.buckets import ClientBuckets, TokenBucket
-from monconn.policy.networks import NetworkSet
+from monconn.policy.networks import NetworkSet, NetworkTuple
 from monconn.policy.prefixes import ClientPrefixes
 from monconn.policy.quantities import Rate
 from monconn.policy.rules import REFUSAL_OF, RULES, Rule, Rules
@@ -98,7 +98,7 @@ class Admission:
         """
         before, same_clients = self.rules, self.prefixes == prefixes
         self.rules, self.prefixes = rules, prefixes
-        self._allowed = NetworkSet(rules.allow) if rules.allow else None
+        self._allowed = cast(NetworkTuple, rules.allow).members if rules.allow else None
         if rules.rate is None:
             self._bucket = None
         elif self._bucket is None:
@@ -282,6 +282,11 @@ class Admission:
                 self._by_client[client] = left
             else:
                 del self._by_client[client]
+
+    def forget_in_steps(self, is_one: Callable[[str], bool]) -> Iterator[None]:
+        """Drop what rates have counted of some clients."""
+        if self._buckets is not None:
+            yield from self._buckets.forget_in_steps(is_one)
 
     # -- clients that wait
 

@@ -152,11 +152,10 @@ class AutoBlocker:
             monitor.clock.callLater(0, self._end_blocked)
         self._to_end[client] = network, reason
 
-    def forget_in_steps(self, is_within: Callable[[str | None], bool]) -> Iterator[None]:
-        """Drop what was counted of clients with certain addresses."""
+    def forget_in_steps(self, is_one: Callable[[str], bool]) -> Iterator[None]:
+        """Drop what was counted of some clients."""
         for client in tuple(self._events):
-            network = network_of(client)
-            if network is not None and is_within(str(network.network_address)):
+            if is_one(client):
                 self._event_count -= len(self._events.pop(client, ()))
                 self._told.discard(client)
             yield

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
 
+from monconn.addresses import Network
 from monconn.clock import Clock
 from monconn.monitor.ending import Ending
 from monconn.monitor.live import LiveConnections
 from monconn.policy.block_files import BlockFile
 from monconn.policy.blocks import Blocks
 from monconn.policy.rules import Rules
+from monconn.steps import at_once
 from monconn.turns import in_turns
+
+AT_ONCE = 500
+"""Networks of ``block``, those before and those after together, up to which a change of it is in
+force at once: it takes 2 ms."""
 
 
 class ConfiguredBlocks:
     """Puts in force what rules block, and ends the connections that this concerns.
 
-    Files of thousands of networks are put in force in steps, but for the first time.
+    Files, and lists of thousands of networks, are put in force in steps, but for the first time.
 
     :param rules: what is in force from the beginning, before there is a client.
     :param blocks: those of the service, whatever their source.
@@ -44,6 +50,8 @@ class ConfiguredBlocks:
         self._clock = clock
         self._filed: dict[str, BlockFile] = {}  # what of block_files is in force
         self._filing: Deferred[None] = succeed(None)
+        # What of block is in force; None while that is neither what it was nor what it is to be.
+        self._listed: tuple[Network, ...] | None = rules.block
         blocks.configure(rules.block, since_at=time.time())
         for _ in self._put_files_in_force(rules.block_files):
             pass
@@ -52,21 +60,33 @@ class ConfiguredBlocks:
         """Put other rules in force."""
         before, self._rules = self._rules, rules
         is_dry_run = "block" in rules.dry_run
+        is_long = False
         if rules.block != before.block:
-            now, since_at = self._clock.seconds(), time.time()
-            new = self._blocks.configure(rules.block, since_at=since_at, now=now)
-            if not is_dry_run:
-                self._ending.end_blocked(new)
+            is_long = self._listed is None or len(self._listed) + len(rules.block) > AT_ONCE
+            if not is_long:
+                new = at_once(self._put_list_in_force())
+                if not is_dry_run:
+                    self._ending.end_blocked(new)
         is_real_now = "block" in before.dry_run and not is_dry_run
-        if rules.block_files != before.block_files or is_real_now:
+        if is_long or rules.block_files != before.block_files or is_real_now:
 
             def configure() -> Iterator[None]:
+                if self._listed is None or self._listed != self._rules.block:
+                    yield from self._put_list_in_force()
                 yield from self._put_files_in_force(rules.block_files)
                 yield from self._end_configured()
 
             self._filing.cancel()  # what follows does all of it
             self._filing = in_turns(self._clock, configure())
             self._filing.addErrback(lambda failure: failure.trap(CancelledError) and None)
+
+    def _put_list_in_force(self) -> Generator[None, None, list[Network]]:
+        networks, self._listed = self._rules.block, None
+        new = yield from self._blocks.configure_in_steps(
+            networks, since_at=time.time(), now=self._clock.seconds()
+        )
+        self._listed = networks
+        return new
 
     def _put_files_in_force(self, files: Collection[BlockFile]) -> Iterator[None]:
         named = {each.path: each for each in files}

@@ -176,12 +176,12 @@ class Lifecycle:
         """
         self.stopping, self.draining = True, False
         self._end_pause()
+        self._notify_room()  # who waits for a slot is refused, instead of waiting for the others
         done: Deferred[None] = Deferred()
         self.when_empty.append(done)
         if not self._live.by_id:
             self.notify_empty()
             return done
-        self._notify_room()  # who waits for a slot is refused, instead of waiting for the others
         self._stop_timers += [
             self._clock.callLater(wait_seconds, self._ending.end, "stopping"),
             self._clock.callLater(wait_seconds + STOP_GRACE_SECONDS, self.stop_now),

@@ -176,7 +176,8 @@ class Monitor:
     def apply(self, policy: Policy) -> None:
         """Replace every setting; it applies to live connections and waiting clients.
 
-        Thousands of connections learn of it within some turns of the loop.
+        Thousands of connections learn of it within some turns of the loop, in which thousands of
+        networks in ``block`` are put in force, too.
 
         Connections of newly blocked networks end with the reason ``blocked``; time limits that
         were switched on, shortened or prolonged hold for those that live, and so do bandwidths;

@@ -45,16 +45,17 @@ class Room:
 
         Those who were told so are called (:meth:`subscribe`) when that is over.
         """
-        if self._lifecycle.is_paused:
+        lifecycle = self._lifecycle
+        if lifecycle.is_paused:
             return True
-        if self._lifecycle.draining:
+        if lifecycle.draining or lifecycle.stopping:
             return False  # it is refused: a place would not be for it
         if not self._admission.may_wait:  # asked twice for each client
             return False
         if self.is_full():
             return True
         now = self._clock.seconds()
-        until = None if self._lifecycle.stopping else self._admission.waits_until(now)
+        until = self._admission.waits_until(now)
         if until is None:
             return False
         if self._rate_timer is None:  # one for all who ask

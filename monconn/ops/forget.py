@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from twisted.internet.defer import Deferred
 
-from monconn.addresses import Network
+from monconn.addresses import Network, network_of
 from monconn.devices.devices import has_address
 from monconn.devices.identity import is_within
 from monconn.devices.service import DevicesService
@@ -151,7 +151,7 @@ def forget_in_monitor(
     monitor: Monitor, network: Network, *, dry_run: bool = False
 ) -> Generator[None, None, tuple[int, int]]:
     """Drop what a monitor remembers of a network's clients: closed connections, IPs' totals, and
-    what ``auto_block`` has counted.
+    what ``per_ip_rate`` and ``auto_block`` have counted.
 
     Live connections, and the service's totals, stay as they are.
 
@@ -173,8 +173,15 @@ def forget_in_monitor(
         if is_within(ip) and (dry_run or monitor.clients.forget(ip)):
             ips += 1
         yield
-    if monitor.auto_block is not None and not dry_run:
-        yield from monitor.auto_block.forget_in_steps(is_within)
+    if not dry_run:
+
+        def is_one(client: str) -> bool:
+            its = network_of(client)
+            return its is not None and is_within(str(its.network_address))
+
+        yield from monitor.admission.forget_in_steps(is_one)
+        if monitor.auto_block is not None:
+            yield from monitor.auto_block.forget_in_steps(is_one)
     return len(found), ips
 
 

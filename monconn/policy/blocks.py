@@ -325,9 +325,24 @@ class Blocks:
         :param origins: where the networks stand, as ``FILE:LINE``.
         :returns: the networks that were not blocked before, and are now.
         """
+        return result_of(self.configure_in_steps(networks, origins, since_at=since_at, now=now))
+
+    def configure_in_steps(
+        self,
+        networks: Iterable[Network],
+        origins: Mapping[Network, str] | None = None,
+        *,
+        since_at: float = 0.0,
+        now: float = 0.0,
+    ) -> Generator[None, None, list[Network]]:
+        """The same in steps."""
         where = origins or {}
-        named = {network: where.get(network, "") for network in networks}
-        return result_of(self._configure("configuration", "configuration", named, since_at, now))
+        named: dict[Network, str] = {}
+        for network in networks:
+            named[network] = where.get(network, "")
+            if len(named) % _STEP == 0:
+                yield
+        return (yield from self._configure("configuration", "configuration", named, since_at, now))
 
     def configure_file(
         self, path: str, origins: Mapping[Network, str], *, since_at: float = 0.0, now: float = 0.0

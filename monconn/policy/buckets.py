@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 
 import attrs
 
@@ -123,6 +124,13 @@ class ClientBuckets:
         """How many of a client's tokens are missing."""
         bucket = self._bucket(client)
         return 0.0 if bucket is None else bucket.used(now)
+
+    def forget_in_steps(self, is_one: Callable[[str], bool]) -> Iterator[None]:
+        """Drop the buckets of some clients, which so have full ones."""
+        for client in tuple(self._buckets):
+            if is_one(client):
+                self._buckets.pop(client, None)
+            yield
 
     def set_rate(self, rate: Rate, now: float) -> None:
         """Have buckets of another rate, in which as many tokens are missing, but at most all.

@@ -18,6 +18,7 @@ import attrs
 
 from monconn.addresses import Network, parse_network
 from monconn.errors import quoted
+from monconn.policy.networks import NetworkTuple
 from monconn.units import parse_duration
 
 MAX_COUNT = 1_000_000_000
@@ -79,10 +80,12 @@ def _parse_flag(text: str) -> bool:
     return text == "true"
 
 
-def _check_networks(value: object) -> tuple[Network, ...]:
+def _check_networks(value: object) -> NetworkTuple:
+    if isinstance(value, NetworkTuple):
+        return value
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError("must be a list of networks")
-    return tuple(map(_check_network, value))
+    return NetworkTuple(map(_check_network, value))
 
 
 def _check_network(value: object) -> Network:
@@ -93,8 +96,8 @@ def _check_network(value: object) -> Network:
     return parse_network(str(value))  # which turns IPv4-mapped IPv6 into IPv4
 
 
-def _parse_networks(text: str) -> tuple[Network, ...]:
-    return tuple(parse_network(each) for each in text.split(","))
+def _parse_networks(text: str) -> NetworkTuple:
+    return NetworkTuple(parse_network(each) for each in text.split(","))
 
 
 def choice(name: str, *choices: str) -> Kind:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from socket import AF_INET, AF_INET6, inet_pton
 
@@ -78,6 +79,35 @@ class NetworkSet:
 
     def __len__(self) -> int:
         return sum(map(len, self._by_prefix.values()))
+
+
+class NetworkTuple(tuple[Network, ...]):
+    """Networks as a tuple, of which two are compared at once.
+
+    To compare 45,000 of ``ipaddress``' networks takes 40 ms, for which everybody would wait; the
+    bytes that they stand for are made where the tuple is, which may be a thread.
+    """
+
+    def __init__(self, networks: Iterable[Network] = ()) -> None:
+        # The first byte says how many follow.
+        self._packed = b"".join(
+            b"%c%b%c" % (each.version, each.network_address.packed, each.prefixlen) for each in self
+        )
+
+    @cached_property
+    def members(self) -> NetworkSet:
+        """The same as a set, which nobody may change."""
+        return NetworkSet(self)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, NetworkTuple):
+            return self._packed == other._packed
+        return super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:  # tuple has one of its own
+        return not self == other
+
+    __hash__ = tuple.__hash__
 
 
 def matcher(networks: Collection[Network]) -> Callable[[str | None], bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import attrs
 
@@ -11,6 +11,7 @@ from monconn.model.reasons import Refusal
 from monconn.policy.auto_block import OptionalAutoBlock
 from monconn.policy.block_files import BlockFiles
 from monconn.policy.kinds import Count, Kind, Networks, WhenFull
+from monconn.policy.networks import NetworkTuple
 from monconn.policy.quantities import OptionalBandwidth, OptionalRate
 from monconn.policy.settings import FORWARDING_ONLY, validated
 
@@ -98,3 +99,7 @@ class Rules:
     ``block`` stands for ``block`` and ``block_files``; what is blocked while the service runs is
     refused all the same.
     """
+
+    def __attrs_post_init__(self) -> None:
+        # Made here, as that may be in a thread, and not where the rules are put in force.
+        _ = cast(NetworkTuple, self.allow).members

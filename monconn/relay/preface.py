@@ -170,7 +170,7 @@ class PrefaceRoom:
                 self.give_up(client, "error", "none", f"no preface in {len(data)} bytes")
 
     def _must_hold(self) -> bool:
-        return self._monitor.room.must_wait() and not self._monitor.stopping
+        return self._monitor.room.must_wait()
 
     def _hold(self, client: WaitingClient, decision: Decision) -> None:
         self._leave(client)

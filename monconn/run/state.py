@@ -99,6 +99,34 @@ class StateService(Service):
 
     # -- start and stop
 
+    def privilegedStartService(self) -> None:
+        """Lock the file before any service listens: a second program, which cannot have it, would
+        take clients that it then has to reset.
+
+        :raises FileError: another monconn has it.
+        """
+        try:
+            self._take_lock()
+        except OSError:  # startService says what is wrong, once twistd has given up root's rights
+            pass
+
+    def _take_lock(self) -> None:
+        """Lock the file, unless that is done.
+
+        :raises FileError: another monconn has it.
+        :raises OSError: the file that is locked cannot be opened.
+        """
+        if self._lock is not None:
+            return
+        path = lock_path(self.path)
+        try:
+            self._lock = take_flock(path)
+        except InUse as error:
+            raise in_use(self.path, error.holder) from None
+        if os.geteuid() == 0:  # the user that twistd changes to is to remove it, and to check it
+            folder = os.stat(os.path.dirname(path))
+            os.fchown(self._lock, folder.st_uid, folder.st_gid)
+
     def startService(self) -> None:
         """Lock the file, read it, and block what is in it.
 
@@ -108,9 +136,7 @@ class StateService(Service):
         try:
             if self._config.path is None:
                 os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)
-            self._lock = take_flock(lock_path(self.path))
-        except InUse as error:
-            raise in_use(self.path, error.holder) from None
+            self._take_lock()
         except OSError as error:
             error = explained(error, self.path)
             if self._config.path is not None:
@@ -142,6 +168,8 @@ class StateService(Service):
         :returns: fires when that is done, or has taken :data:`STOP_SECONDS`.
         """
         if not self.is_kept:
+            if not self._is_saving:  # else it is stopping
+                self._release()
             return succeed(None)
         self.is_kept = False
         super().stopService()

@@ -367,6 +367,7 @@ class Supervisor:
         monitors = {name: self._monitor_of(each) for name, each in (fresh | moved).items()}
         leaving = [self._running[name] for name in [*gone, *moved]]
         ports = await self._open_all({**moved, **fresh}, monitors, leaving, files)
+        await self._accept_queued(self._running[name] for name in moved)
         # From here on nothing can fail.
         closing = [self._retire(name) for name in gone]
         for name in changed:
@@ -470,7 +471,7 @@ class Supervisor:
                         raise
                     for service in holders:
                         released.append(service)
-                        service.port.accept_queued()
+                        await self._accept_queued([service])
                         await service.port.close()
                     ports[name] = await self._open(
                         config, monitors[name], PAUSES_SECONDS, files[name]
@@ -484,6 +485,20 @@ class Supervisor:
                 await self._reopen(service)
             raise
         return ports
+
+    async def _accept_queued(self, services: Iterable[_Service]) -> None:
+        """Accept who waits at listeners that are to be closed, in turns: there may be thousands.
+
+        Before the reactor runs there are no turns, and no connections that would wait.
+        """
+        for service in services:
+            if not self._reactor.running:
+                service.port.accept_queued()
+                continue
+            try:
+                await in_turns(self._clock, service.port.accept_in_steps())
+            except Exception:  # the change goes on
+                self._log.failure("failed to accept clients")
 
     async def _open(
         self,
@@ -569,7 +584,7 @@ class Supervisor:
         service.monitor.backend = str(config.backend)
         closed: Deferred[Any] = succeed(None)
         if port is not None:
-            service.port.accept_queued()
+            service.port.accept_queued()  # who has come since the others were accepted
             closed, service.port = service.port.close(), port
             service.has_lost_address = False
             service.monitor.listen = port.listen or str(config.listen)

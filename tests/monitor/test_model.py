@@ -292,7 +292,7 @@ class Service:
 
     def must_wait(self) -> bool:
         settings = self.settings
-        if self.state in ("paused", "draining"):
+        if self.state != "running":
             return self.state == "paused"
         if settings["when_full"] == "refuse":
             return False
@@ -430,7 +430,7 @@ class Program(RuleBasedStateMachine):
 
     def come_once(self, service: Service, spelling: str, way: str) -> None:
         monitor, ip = service.monitor, SPELLINGS[spelling]
-        if way == "listener" and service.state != "stopping":
+        if way == "listener":
             assert monitor.room.must_wait() == service.must_wait()
             if service.must_wait():
                 return  # it is left in the queue
@@ -721,8 +721,7 @@ class Program(RuleBasedStateMachine):
             networks = service.run_time_networks(self.now, everywhere=False)
             networks |= service.configured_networks()
             assert {str(each) for each in monitor.blocks()} == networks
-            if service.state != "stopping":
-                assert monitor.room.must_wait() == service.must_wait()
+            assert monitor.room.must_wait() == service.must_wait()
 
 
 # At some 45 steps each: 115,000 steps in `make full`, of which no part takes long.

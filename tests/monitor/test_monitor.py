@@ -235,6 +235,20 @@ def test_must_wait_and_room(monitor: Monitor) -> None:
     assert room == [1, 0]
 
 
+@pytest.mark.parametrize("live", [0, 2])
+def test_who_waits_when_it_stops_is_refused(monitor: Monitor, live: int) -> None:
+    monitor.apply(Policy.of(conn_limit=2, rate="2/1h"))
+    for connection in [enter(monitor), enter(monitor)][live:]:
+        connection.end("client_closed")
+    assert monitor.room.must_wait()
+    told: list[bool] = []
+    monitor.room.subscribe(lambda: told.append(monitor.room.must_wait()))
+    monitor.stop(60)
+    assert told == [False]
+    assert try_to_connect(monitor) is None
+    assert monitor.totals().refused == {"stopping": 1}
+
+
 @pytest.mark.parametrize(
     ("ip", "expected"),
     [

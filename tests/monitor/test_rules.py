@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable
+from ipaddress import IPv4Network
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -263,6 +264,52 @@ def test_nothing_is_left_of_the_rate_once_it_stops(monitor: Monitor, clock: Cloc
     monitor.resume()
     assert monitor.room.must_wait()
     assert len(clock.getDelayedCalls()) == 1
+
+
+class BusyClock(TurnClock):
+    """Time passes whenever somebody asks for it."""
+
+    def seconds(self) -> float:
+        self.work(0.0002)
+        return super().seconds()
+
+    def turns(self) -> int:
+        """Turns until all is done."""
+        count = 0
+        while self.calls and count < 1_000:
+            self.turn()
+            count += 1
+        return count
+
+
+def test_a_long_list_is_compared_at_once_and_in_force_in_several_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def policy(first: int, **settings: Any) -> Policy:
+        networks = [f"10.0.{each >> 8}.{each & 255}" for each in range(first, first + 1_000)]
+        return Policy.of(block=networks, allow=["0.0.0.0/0", *networks], **settings)
+
+    clock = BusyClock()
+    monitor = Monitor(policy=policy(0), clock=clock)
+    connection = enter(monitor, "10.0.3.250")
+    clock.turns()
+    same = policy(0, conn_limit=9)
+    compared: list[object] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(IPv4Network, "__eq__", lambda *both: compared.append(both))
+        monitor.apply(same)
+    assert (compared, monitor.policy, clock.turns()) == ([], same, 0)
+
+    monitor.apply(policy(4))
+    for _ in range(3):
+        clock.turn()
+    monitor.apply(policy(0))  # amid it
+    clock.turns()
+    assert monitor.blocks() == list(policy(0).rules.block)
+    monitor.apply(policy(30))
+    assert clock.turns() > 3
+    assert monitor.blocks() == list(policy(30).rules.block)
+    assert connection.record.reason == "blocked"
 
 
 def test_clients_are_counted_as_devices_are(monitor: Monitor) -> None:

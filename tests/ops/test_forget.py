@@ -16,6 +16,7 @@ from monconn.errors import AddressError, FileError
 from monconn.model.actions import Actor
 from monconn.model.alarms import Alarm
 from monconn.ops.operations import Operations
+from monconn.policy.policy import Policy
 from tests.logged import logged_lines
 from tests.ops.world import World
 
@@ -56,6 +57,21 @@ def test_a_client_is_forgotten_and_others_are_not() -> None:
     assert CLIENT not in "".join(lines)
     again = world.result(world.operations.forget(ACTOR, CLIENT))
     assert set(again.removed.values()) == {0}
+
+
+def test_what_its_rate_has_counted_is_forgotten() -> None:
+    world = World("mqtt")
+    monitor = next(iter(world.registry))
+    monitor.apply(Policy.of(per_ip_rate="1/1h"))
+    ips = (CLIENT, "192.0.2.9", "2001:db8::1")
+    for ended in world.connect("mqtt", *ips):
+        ended.end("client_closed")
+    for forgotten in (CLIENT, "2001:db8::/32"):
+        world.result(world.operations.forget(ACTOR, forgotten, dry_run=True))
+    assert [monitor.admit("", ip) for ip in ips] == [None] * 3
+    for forgotten in (CLIENT, "2001:db8::/32"):
+        world.result(world.operations.forget(ACTOR, forgotten))
+    assert [monitor.admit("", ip) is None for ip in ips] == [False, True, False]
 
 
 def test_a_removed_service_does_not_bring_a_forgotten_client_back() -> None:

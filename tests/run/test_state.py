@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from monconn.config.config import from_pairs, load, parse
+from monconn.addresses import TcpAddress
+from monconn.config.config import Config, ServiceConfig, from_pairs, load, parse
 from monconn.config.sections import StateConfig
 from monconn.errors import ConfigError, FileError
 from monconn.monitor.monitor import Monitor
@@ -25,6 +26,7 @@ from monconn.monitor.registry import Registry
 from monconn.policy.policy import Policy
 from monconn.run import state as state_module
 from monconn.run import state_file
+from monconn.run.application import Application
 from monconn.run.check import check_start
 from monconn.run.state import RETRY_SECONDS, STOP_SECONDS, StateService
 from monconn.run.state_file import (
@@ -417,6 +419,30 @@ def test_another_monconn_has_it(path: Path) -> None:
     with pytest.raises(FileError, match="another monconn has it"):
         check_state(StateConfig(str(path)))
     run.stop()
+    assert check_state(StateConfig(str(path))) == []
+    Run(path).start().stop()
+
+
+def test_another_monconn_has_it_before_a_service_listens(path: Path) -> None:
+    from twisted.internet import reactor
+
+    run = Run(path).start()
+    web = ServiceConfig("web", TcpAddress("127.0.0.1", 0), TcpAddress("127.0.0.1", 9))
+    config = Config(services=(web,), state=StateConfig(str(path)), control=())
+    listened = patch("monconn.run.supervisor.Supervisor.apply")
+    no_pauses = patch("monconn.processes._LOCK_PAUSES_SECONDS", ())
+    with listened as apply, no_pauses, pytest.raises(FileError, match="another monconn has it"):
+        Application(config, reactor).privilegedStartService()
+    apply.assert_not_called()
+    run.stop()
+
+
+def test_a_start_that_fails_has_the_file_no_more(path: Path) -> None:
+    run = Run(path)
+    run.service.privilegedStartService()
+    with pytest.raises(FileError, match="another monconn has it"):
+        check_state(StateConfig(str(path)))
+    assert run.service.stopService().called  # as a listener could not be opened
     assert check_state(StateConfig(str(path))) == []
     Run(path).start().stop()
 

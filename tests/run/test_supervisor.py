@@ -233,6 +233,31 @@ async def test_many_who_wait_at_a_paused_service_are_accepted_in_several_turns(
     assert max(after - before for before, after in pairwise(seen)) <= 2 * BATCH
 
 
+@pytest.mark.parametrize("takes_over", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_many_who_wait_at_a_listener_that_moves_are_accepted_in_several_turns(
+    world: World, takes_over: bool
+) -> None:
+    before = world.service()
+    await world.supervisor.apply((), [before])
+    monitor, address = world.monitor(), TcpAddress("127.0.0.1", world.port())
+    after = [world.service(listen=TcpAddress("localhost", 0))]
+    if takes_over:
+        after.append(world.service("new", address))
+    for _ in range(6 * BATCH):
+        world.sockets.append(socket.create_connection((address.host, address.port), HANG_SECONDS))
+    with patch("monconn.turns.WORK_SECONDS", 1e-9):  # one step in each
+        moved, seen = world.supervisor.apply([before], after), [0]
+        while not moved.called:
+            seen.append(monitor.totals().opened)
+            await deferLater(world.reactor, 0)
+        await moved
+    seen.append(monitor.totals().opened)
+    assert seen[-1] == 6 * BATCH
+    # One step, and one batch that the reactor had been told of.
+    assert max(after - before for before, after in pairwise(seen)) <= 2 * BATCH
+
+
 @pytest_twisted.ensureDeferred
 async def test_those_who_wait_at_a_paused_service_are_served_by_its_stop(world: World) -> None:
     service = world.service(wait_timeout=HANG_SECONDS)

@@ -27,6 +27,7 @@ _MOST_ADDRESSES = 4
 _MOST_HEAD = 16 * 1024
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: ([^\r\n]{0,60}))?[^\r\n]*\r?\n")
 _REFUSED_FOR_GOOD = frozenset((400, 413, 415, 422))
+_ZONE = re.compile(r"%[^\]]*")
 """Answers about the message itself, which will be no other the next time."""
 
 
@@ -90,7 +91,9 @@ class WebhookSender:
     def __init__(self, url: NotifyUrl, key: bytes | None = None, ca: str | None = None) -> None:
         parts = split_webhook(url)
         self._key = key
-        self._host: str = parts.hostname or ""
+        # A zone is written as %25ZONE in URLs, by most as %ZONE; it means something to this host
+        # alone, and is not sent (RFC 6874, sections 2 and 4).
+        self._host: str = (parts.hostname or "").replace("%25", "%", 1)
         self._tls: ssl.SSLContext | None = None
         if url.scheme == "https":
             try:
@@ -102,7 +105,7 @@ class WebhookSender:
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         credentials, _, host = parts.netloc.rpartition("@")
         self._headers = [
-            f"Host: {host}",
+            f"Host: {_ZONE.sub('', host)}",
             f"User-Agent: monconn/{__version__}",
             "Content-Type: application/json",
             "Connection: close",
@@ -146,7 +149,7 @@ class WebhookSender:
                 sock.settimeout(min(CONNECT_SECONDS, _left(until)))
                 sock.connect(address)
                 if self._tls is not None:
-                    sock = self._tls.wrap_socket(sock, server_hostname=self._host)
+                    sock = self._tls.wrap_socket(sock, server_hostname=self._host.partition("%")[0])
             except OSError as error:
                 sock.close()
                 failure = error

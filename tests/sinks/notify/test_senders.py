@@ -146,6 +146,24 @@ def test_credentials_are_a_header() -> None:
     assert base64.b64decode(headers["Authorization"].removeprefix("Basic ")) == b"me:p@ss"
 
 
+@pytest.mark.parametrize("zone", ["%lo", "%25lo"])
+def test_a_zone_is_used_and_not_sent(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved: list[Any] = []
+
+    def resolve(*args: Any, **_: Any) -> list[Any]:
+        resolved.append(args)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))]
+
+    with serving() as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "getaddrinfo", resolve)
+            target = NotifyUrl(f"http://[fe80::1{zone}]:{server.port}/")
+            WebhookSender(target).send(message())
+        ((_, headers, _),) = server.requests
+    assert resolved == [("fe80::1%lo", server.port)]
+    assert headers["Host"] == f"[fe80::1]:{server.port}"
+
+
 def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")

@@ -732,7 +732,8 @@ async def test_a_hang_up_reported_while_paused_is_no_end_after_a_resume(
         # The reactor fetches the events of both at once, and reports this one first.
         other.send(b"read on")
         # A busy kernel delivers it later (ksoftirqd): the reset must not overtake it.
-        arrived, _, _ = select.select([descriptor_of(resumes.transport)], [], [], PATIENCE_SECONDS)
+        readable: Any = descriptor_of(resumes.transport)
+        arrived, _, _ = select.select([readable], [], [], PATIENCE_SECONDS)
         assert arrived
         client_descriptor.connectionLost(Failure(error.ConnectionAborted()))
         record = await world.monitor.next_closed()

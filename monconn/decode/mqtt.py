@@ -241,6 +241,7 @@ class _Packets:
         "_shift",
         "_type",
         "at",
+        "begins_at",
         "has_ended",
         "is_too_much",
         "kinds",
@@ -252,6 +253,8 @@ class _Packets:
         self.kinds = kinds
         self.at = 0
         """How many bytes came before the chunk that is being followed."""
+        self.begins_at = 0
+        """Where the packet begins that has come last, in bytes from the direction's beginning."""
         self.whole = 0
         """How many packets have come to their end."""
         self.wrong_at: int | None = None
@@ -326,6 +329,7 @@ class _Packets:
                 return at
             self._has_type = True
             self._length = self._shift = 0
+            self.begins_at = self.at + at
             at += 1
         while at < len(data):
             byte = data[at]
@@ -476,7 +480,7 @@ class Mqtt:
             if self._ping_at is None:
                 self._ping_at = self._record.last_up
         elif first == _DISCONNECT and body and self._version not in ("", "5.0"):
-            self._up.wrong_at = self._up.at  # it has no reason code (3.1.1, 3.14)
+            self._up.wrong_at = self._up.begins_at  # it has no reason code (3.1.1, 3.14)
         elif first == _DISCONNECT:
             self._up.has_ended = True
             self._note_disconnect("client", body)
@@ -502,7 +506,7 @@ class Mqtt:
         except _Malformed:
             name, level = b"", 0
         if name not in _PROTOCOL_NAMES:
-            self._up.wrong_at = self._up.at
+            self._up.wrong_at = self._up.begins_at
             return
         version = _LEVELS.get((name, level), "")
         if version:
@@ -536,7 +540,7 @@ class Mqtt:
     def _note_connack(self, body: bytes) -> None:
         """3.2. Before 5.0 it has two bytes."""
         if len(body) < 2:
-            self._down.wrong_at = self._down.at
+            self._down.wrong_at = self._down.begins_at
             return
         code = body[1]
         record, facts = self._record, dict[str, Fact]()

@@ -116,8 +116,12 @@ def no_state(path: str, problem: str) -> FileError:
 
 def in_use(path: str, holder: Process | None) -> FileError:
     """The error for a file that another monconn has."""
-    message = "another monconn has it: each needs a file of its own"
-    error = no_state(path, message if holder is None else f"{message} ({holder} has this one)")
+    who = "another process" if holder is None else str(holder)
+    message = (
+        f"in use by {who}: stop that first if it runs the same services,"
+        " or give each its own by state: FILE"
+    )
+    error = no_state(path, message)
     error.__cause__ = InUse(message, holder)
     return error
 

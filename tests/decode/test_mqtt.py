@@ -7,7 +7,7 @@ import re
 import string
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from monconn.decode import mqtt
@@ -670,6 +670,7 @@ def _run(setting: str, chunks: list[Chunk]) -> tuple[dict[str, Fact], str]:
     return connection.facts, connection.record.detail
 
 
+@example("mqtt", b"\x10\x12\x00\x04MQTT\x04\x02\x00<\x00\x06pump-3\xe0\x02\x8e\x00", b"", [1], [])
 @settings(max_examples=examples(150), deadline=None)
 @given(
     st.sampled_from(("auto", "mqtt")),

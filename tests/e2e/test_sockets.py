@@ -42,7 +42,10 @@ def test_of_two_starts_over_a_stale_socket_one_runs(
     (winner,) = [each for each in both if each is not loser]
     assert loser.status() == 1
     pid = winner.program.process.pid
-    loser.program.err.wait_for(rf"(front|control): address already in use by process {pid} \(")
+    loser.program.err.wait_for(
+        rf"(front|control): address already in use by process {pid} \("
+        rf"|state: .* in use by process {pid} \(monconn\): stop that first"
+    )
     winner.log.wait_for("path: listening on")
     assert is_listening(tmp_path / "front")
     assert winner.stop() == 0

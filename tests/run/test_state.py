@@ -412,11 +412,11 @@ def test_what_is_written_is_read(written: State) -> None:
 
 def test_another_monconn_has_it(path: Path) -> None:
     run = Run(path).start()
-    here = rf"another monconn has it.*process {os.getpid()}"
+    here = rf"in use by process {os.getpid()}"
     no_pauses = patch("monconn.processes._LOCK_PAUSES_SECONDS", ())
     with no_pauses, pytest.raises(FileError, match=here):
         Run(path).start()
-    with pytest.raises(FileError, match="another monconn has it"):
+    with pytest.raises(FileError, match="in use by process"):
         check_state(StateConfig(str(path)))
     run.stop()
     assert check_state(StateConfig(str(path))) == []
@@ -431,7 +431,7 @@ def test_another_monconn_has_it_before_a_service_listens(path: Path) -> None:
     config = Config(services=(web,), state=StateConfig(str(path)), control=())
     listened = patch("monconn.run.supervisor.Supervisor.apply")
     no_pauses = patch("monconn.processes._LOCK_PAUSES_SECONDS", ())
-    with listened as apply, no_pauses, pytest.raises(FileError, match="another monconn has it"):
+    with listened as apply, no_pauses, pytest.raises(FileError, match="in use by process"):
         Application(config, reactor).privilegedStartService()
     apply.assert_not_called()
     run.stop()
@@ -440,7 +440,7 @@ def test_another_monconn_has_it_before_a_service_listens(path: Path) -> None:
 def test_a_start_that_fails_has_the_file_no_more(path: Path) -> None:
     run = Run(path)
     run.service.privilegedStartService()
-    with pytest.raises(FileError, match="another monconn has it"):
+    with pytest.raises(FileError, match="in use by process"):
         check_state(StateConfig(str(path)))
     assert run.service.stopService().called  # as a listener could not be opened
     assert check_state(StateConfig(str(path))) == []

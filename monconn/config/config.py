@@ -207,7 +207,7 @@ class Config:
     devices: Devices = USUAL_DEVICES
     """Settings of devices and their alarms."""
     notify: Notify = ()
-    """Who is told of events; none."""
+    """Who is notified of events; none."""
     observers: Observers = ()
     """Custom observers."""
 

@@ -1,4 +1,4 @@
-"""The section ``notify:``: who is told of events, and of which."""
+"""The section ``notify:``: who is notified of events, and of which."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def _read_per_minute(node: Node) -> int:
 
 @attrs.frozen
 class NotifyConfig:
-    """One output: who is told, and of what."""
+    """One output: who is notified, and of what."""
 
     url: Annotated[NotifyUrl, _read_url]
     """``http://`` and ``https://`` are webhooks, others are Apprise's."""

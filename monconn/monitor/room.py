@@ -1,4 +1,4 @@
-"""Whether clients of one service are to wait for room, and who is told when there may be some."""
+"""Whether clients of one service are to wait for room, and who is called when there may be some."""
 
 from __future__ import annotations
 

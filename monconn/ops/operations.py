@@ -734,7 +734,7 @@ class Operations:
         self._report("reload", actor, list(self.registry), None, what, changed=changed)
 
     def outputs(self) -> list[NotifyRow]:
-        """Who is told of events, and how that goes."""
+        """Who is notified of events, and how that goes."""
         return [] if self._notify is None else [NotifyRow(**each) for each in self._notify.rows()]
 
     def notify_test(self, actor: Actor, number: int | None = None) -> Deferred[list[NotifyTestRow]]:

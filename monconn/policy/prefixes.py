@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from functools import lru_cache, partial
+from socket import AF_INET, AF_INET6, AddressFamily, inet_ntop, inet_pton
 
 USUAL_PREFIX_V4 = 32
 USUAL_PREFIX_V6 = 64
@@ -20,31 +20,14 @@ class ClientPrefixes:
 
     def __init__(self, v4: int = USUAL_PREFIX_V4, v6: int = USUAL_PREFIX_V6) -> None:
         self.v4, self.v6 = v4, v6
-        self._mask_v4, self._mask_v6 = _mask(v4, 32), _mask(v6, 128)
         # The same address is looked up again when its connection closes, often soon.
-        self._cached_v6 = lru_cache(CACHED_NETWORKS)(self._network_v6)
+        self._cached_v6 = lru_cache(CACHED_NETWORKS)(partial(_network, AF_INET6, v6))
 
     def client_of(self, ip: str) -> str:
         """The IP or its network; anything else (``unix``, an IP with a zone) as it is."""
         if ":" not in ip:
-            return ip if self.v4 == 32 else self._network_v4(ip)
+            return ip if self.v4 == 32 else _network(AF_INET, self.v4, ip)
         return ip if self.v6 == 128 else self._cached_v6(ip)
-
-    def _network_v6(self, ip: str) -> str:
-        try:
-            packed = inet_pton(AF_INET6, ip)
-        except (OSError, ValueError):  # ValueError is for a NUL
-            return ip
-        packed = (int.from_bytes(packed, "big") & self._mask_v6).to_bytes(16, "big")
-        return f"{inet_ntop(AF_INET6, packed)}/{self.v6}"
-
-    def _network_v4(self, ip: str) -> str:
-        try:
-            packed = inet_pton(AF_INET, ip)
-        except (OSError, ValueError):  # ValueError is for a NUL
-            return ip
-        packed = (int.from_bytes(packed, "big") & self._mask_v4).to_bytes(4, "big")
-        return f"{inet_ntop(AF_INET, packed)}/{self.v4}"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ClientPrefixes):
@@ -54,5 +37,11 @@ class ClientPrefixes:
     __hash__ = None  # type: ignore[assignment]  # nothing is looked up by them
 
 
-def _mask(prefix: int, longest: int) -> int:
-    return (1 << longest) - (1 << (longest - prefix))
+def _network(family: AddressFamily, prefix: int, ip: str) -> str:
+    try:
+        packed = inet_pton(family, ip)
+    except (OSError, ValueError):  # ValueError is for a NUL
+        return ip
+    rest = 8 * len(packed) - prefix
+    number = int.from_bytes(packed, "big") >> rest << rest
+    return f"{inet_ntop(family, number.to_bytes(len(packed), 'big'))}/{prefix}"

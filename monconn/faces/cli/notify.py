@@ -1,4 +1,4 @@
-"""``monconn notify``: who is told of events, and whether that works."""
+"""``monconn notify``: who is notified of events, and whether that works."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _OrList(click.Group):
 
 @click.group(cls=_OrList)
 def notify() -> None:
-    """Who is told of events, and whether that works.
+    """Who is notified of events, and whether that works.
 
     Outputs are in the section notify: of the configuration (docs/notify.md). Without a verb they
     are listed.

@@ -448,7 +448,7 @@ class ListCaptures(_Command):
 
 
 class ListOutputs(_Command):
-    """Who is told of events, and how that goes."""
+    """Who is notified of events, and how that goes."""
 
     role = "view"
     arguments = _NOTHING

@@ -601,7 +601,7 @@ class ControlProtocol(amp.AMP):
 
     @commands.ListOutputs.responder
     def list_outputs(self) -> Answer:
-        """Who is told of events."""
+        """Who is notified of events."""
         return self._rows(iter(self._operations.outputs()))
 
     @commands.NotifyTest.responder

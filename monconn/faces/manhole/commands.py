@@ -248,7 +248,7 @@ class Commands:
         self._write_lines([f"{service} {done}, connections: {result.count}"])
 
     def notify(self, what: str = "", number: int | str | None = None) -> Deferred[None]:
-        """Who is told of events; or, after ``test``, what each says to a test."""
+        """Who is notified of events; or, after ``test``, what each says to a test."""
         if what == "":
             return self._write_table(NotifyRow, self._operations.outputs(), "there is no output")
         if what != "test" or not re.fullmatch("[0-9]{1,9}", str(number or 0)):
@@ -390,7 +390,7 @@ _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
     ("pause SERVICE [--for=TIME]", "read nothing, and accept nobody", Commands.pause),
     ("resume SERVICE", "go on after a pause, or after draining", Commands.resume),
     ("drain SERVICE [--spread=TIME]", "let nobody in any more", Commands.drain),
-    ("notify [test] [NUMBER]", "who is told of events, or a test of it", Commands.notify),
+    ("notify [test] [NUMBER]", "who is notified of events, or a test of it", Commands.notify),
     ("help", "this list", Commands.help),
 )
 COMMANDS = {usage.split()[0]: Command(usage, help, method) for usage, help, method in _USAGES}

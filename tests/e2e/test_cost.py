@@ -32,6 +32,9 @@ TURN_CALLS: dict[str, float] = {
     # turns, and what the thread sleeps in that looks whether a turn goes on.
     "clock_gettime": 3,
     "clock_nanosleep": 0.5,
+    # The same sleep by the name that it has before Python 3.11: time.sleep() was a select().
+    "pselect6": 0.5,
+    "select": 0.5,
 }
 CONNECTIONS = 200
 CALLS_PER_CONNECTION: dict[str, float] = {

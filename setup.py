@@ -41,11 +41,15 @@ def readme() -> str:
 # They are the oldest releases that have wheels for every Python that we support.
 MANHOLE = ["Twisted[conch]>=24.11.0"]
 TUI = ["textual>=8.2.8", "rich>=14.2.0"]
-METRICS = ["prometheus-client>=0.20.0"]
+# h11 parses and writes HTTP/1.1 for both, and leaves sockets, time and bounds to us: twisted.web
+# serves all pipelined requests in one turn, and grants each byte of one its whole timeout anew.
+HTTP = ["h11>=0.14.0"]
+METRICS = ["prometheus-client>=0.20.0", *HTTP]
 NOTIFY = ["apprise>=1.9.0", "paho-mqtt>=2.1.0"]  # the second is what Apprise speaks MQTT with
 TEST = [
     *MANHOLE,
     *METRICS,
+    *HTTP,
     *NOTIFY,
     "pytest>=8.2.0",
     "pytest-twisted>=1.14.3",
@@ -90,7 +94,7 @@ setup(
     # Makes an editable install write a .pth file; setuptools' import hook would hide the plugin.
     package_dir={"": "."},
     # monconn/docs is a symbolic link to docs, for `monconn help`.
-    package_data={"monconn": ["py.typed", "docs/*.md"]},
+    package_data={"monconn": ["py.typed", "docs/*.md", "faces/http/page/**/*"]},
     # Below the environment, where man finds them beside a bin/ that is on the path.
     data_files=[
         ("share/man/man1", ["man/monconn.1"]),
@@ -112,8 +116,9 @@ setup(
         "manhole": MANHOLE,
         "tui": TUI,
         "metrics": METRICS,
+        "http": HTTP,
         "notify": NOTIFY,
-        "all": [*MANHOLE, *TUI, *METRICS, *NOTIFY],
+        "all": [*MANHOLE, *TUI, *METRICS, *HTTP, *NOTIFY],
         "test": TEST,
         # Linters are pinned to a release line: a new rule is no reason for a red build.
         "dev": [

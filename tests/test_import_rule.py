@@ -24,7 +24,7 @@ LOWEST_ROWS = (
 LOWEST = set[str]().union(*LOWEST_ROWS)
 CORE = LOWEST | {"model", "policy", "decode", "monitor"}
 SIDE_BY_SIDE = {"relay", "sinks", "devices"}  # none imports another
-BELOW_OPS = CORE | {"config", "net", "net.tls", *SIDE_BY_SIDE}
+BELOW_OPS = CORE | {"config", "net", "net.tls", "net.http", *SIDE_BY_SIDE}
 # What both ends of a connection need:
 ROWS = {
     "ops.columns",
@@ -66,7 +66,7 @@ OPS = ROWS | {
 BELOW_FACES = BELOW_OPS | OPS
 # They know nothing of the server's side:
 CLIENT = {"faces.control.client", "faces.control.instances", "faces.control.place"}
-SERVERS = {"faces.control.service", "faces.manhole"}
+SERVERS = {"faces.control.service", "faces.manhole", "faces.http"}
 
 # What each part may import, beside its own modules.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -83,11 +83,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": LOWEST | {"model", "policy", "net.tls"},
     "monitor": LOWEST | {"model", "policy", "decode"},
     "net": LOWEST | {"model"},
+    # Needs a library that only those have who serve HTTP.
+    "net.http": LOWEST | {"net"},
     "wrapping": CORE | {"net", "net.tls"},
     "monconn": CORE | {"wrapping"},
     "testing": CORE | {"net", "wrapping"},
     "relay": CORE | {"net", "net.tls"},
-    **dict.fromkeys(SIDE_BY_SIDE - {"relay"}, CORE | {"config", "net"}),
+    **dict.fromkeys(SIDE_BY_SIDE - {"relay"}, CORE | {"config", "net", "net.http"}),
     "ops": set(),
     "ops.columns": LOWEST,
     "ops.rows": LOWEST | {"ops.columns"},
@@ -159,6 +161,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faces.control.service": BELOW_FACES
     | {"faces.control.server", "faces.control.peers", "faces.control.place"},
     "faces.manhole": BELOW_FACES,
+    "faces.http": BELOW_FACES,
     "faces.tui": LOWEST | CLIENT | ROWS,
     "run": BELOW_FACES | SERVERS | {"wrapping", "monconn"},
     "faces.cli": BELOW_FACES | SERVERS | CLIENT | {"run", "faces.tui", "wrapping", "monconn"},
@@ -169,6 +172,8 @@ def part_of(module: str) -> str:
     """The part that a module such as monconn.model.record belongs to."""
     _, *names = module.split(".")
     depth = 2 if names[:1] == ["ops"] else 1
+    if names[:2] == ["net", "http"]:
+        return "net.http"
     if names[:1] == ["net"] and names[1:] in (["tls"], ["tls_faults"]):
         return "net.tls"
     if names[:1] == ["faces"]:

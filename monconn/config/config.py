@@ -35,6 +35,7 @@ from monconn.config.sections import (
     Control,
     Devices,
     History,
+    Http,
     JsonLog,
     Manhole,
     Metrics,
@@ -196,6 +197,7 @@ class Config:
     json_log: JsonLog = None
     """The log for programs; None for none."""
     metrics: Metrics = None
+    http: Http = None
     """Metrics for Prometheus; None for none."""
     history: History = None
     """Past connections and events, in a file; None for none."""

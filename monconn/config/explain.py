@@ -58,7 +58,17 @@ SERVICE_KEYS = (
     "decode",
 )
 """The order of the documentation; other keys come after these."""
-SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "state", "capture", "devices")
+SECTIONS = (
+    "control",
+    "manhole",
+    "json_log",
+    "metrics",
+    "http",
+    "history",
+    "state",
+    "capture",
+    "devices",
+)
 
 _ZERO = {
     "conn_limit": "no limit",

@@ -63,7 +63,7 @@ def taken_by_others(config: Config, services: tuple[ServiceConfig, ...]) -> Foun
     for index, control in enumerate(config.control):
         above: Path = ("control", index) if len(config.control) > 1 else ("control",)
         listeners.append(("control", (*above, "listen"), control.listen))
-    for key in ("manhole", "metrics"):
+    for key in ("manhole", "metrics", "http"):
         address = getattr(getattr(config, key), "listen", None)
         listeners.append((key, (key, "listen"), address))
     found: Found = []

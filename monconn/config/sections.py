@@ -174,6 +174,64 @@ class MetricsConfig:
 
 
 @attrs.frozen
+class HttpTlsConfig:
+    """The certificate of the HTTP API; the files are in PEM."""
+
+    certificate: fields.FilePath
+    key: fields.FilePath
+
+
+def _read_http_tls(node: Node) -> HttpTlsConfig:
+    return fields.structure(node, HttpTlsConfig)
+
+
+def _read_hosts(node: Node) -> tuple[str, ...]:
+    if isinstance(node, Sequence) and node.nodes:
+        return tuple(fields.read_text(each) for each in node.nodes)
+    raise Wrong.here("must be a list of host names, such as [monconn.example.org]")
+
+
+def _read_origins(node: Node) -> tuple[str, ...]:
+    if isinstance(node, Sequence) and node.nodes:
+        return tuple(fields.read_text(each) for each in node.nodes)
+    raise Wrong.here("must be a list of origins, such as [https://tools.example.org]")
+
+
+@attrs.frozen
+class HttpConfig:
+    """The HTTP API, and the page for browsers."""
+
+    listen: Annotated[TcpAddress | UnixAddress, address_fields.read_plain_listen]
+    """The address; without ``tls`` on this machine only."""
+    tls: Annotated[HttpTlsConfig | None, _read_http_tls] = None
+    """The certificate, for HTTPS."""
+    tokens: Annotated[str | None, fields.read_path] = None
+    """The file with the tokens; None for one in the user's state folder."""
+    hosts: Annotated[tuple[str, ...], _read_hosts] = ()
+    """Names, beside those of this machine, by which it is reached: others are refused."""
+    allow_origins: Annotated[tuple[str, ...], _read_origins] = ()
+    """Origins of pages elsewhere that may read answers (CORS)."""
+    metrics: Flag = False
+    """Whether ``/metrics`` is served, too."""
+
+
+def _read_http(node: Node) -> HttpConfig:
+    http = fields.structure(node, HttpConfig)
+    if isinstance(http.listen, TcpAddress):
+        if http.tls is None and not is_loopback(http.listen.host):
+            raise Wrong(
+                (
+                    ("listen",),
+                    "must be on this machine (127.0.0.1:PORT, [::1]:PORT or unix:PATH), or have"
+                    " tls: {certificate: FILE, key: FILE}: tokens could be read on the way",
+                )
+            )
+    elif http.tls is not None:
+        raise Wrong((("tls",), "is for HOST:PORT: a UNIX socket is on this machine"))
+    return http
+
+
+@attrs.frozen
 class HistoryConfig:
     """Past connections and events, in a file."""
 
@@ -471,6 +529,7 @@ Control = Annotated[tuple[ControlConfig, ...], _read_control]
 Manhole = Annotated[ManholeConfig | None, _read_manhole]
 JsonLog = Annotated[JsonLogConfig | None, lambda node: fields.structure(node, JsonLogConfig)]
 Metrics = Annotated[MetricsConfig | None, lambda node: fields.structure(node, MetricsConfig)]
+Http = Annotated[HttpConfig | None, _read_http]
 History = Annotated[HistoryConfig | None, lambda node: fields.structure(node, HistoryConfig)]
 Capture = Annotated[CaptureConfig | None, _read_capture]
 State = Annotated[StateConfig | None, _read_state]

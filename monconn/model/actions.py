@@ -13,7 +13,15 @@ from monconn.errors import printable
 from monconn.model.record import iso_time
 
 ActorKind = Literal[
-    "process", "certificate", "ssh", "signal", "code", "configuration", "nobody", "auto_block"
+    "process",
+    "certificate",
+    "ssh",
+    "token",
+    "signal",
+    "code",
+    "configuration",
+    "nobody",
+    "auto_block",
 ]
 ActionKind = Literal[
     "close",
@@ -75,6 +83,11 @@ class Actor:
         return cls("ssh", fingerprint, user=user)
 
     @classmethod
+    def token(cls, name: str) -> Actor:
+        """A client of the HTTP API, by the name of its token, or of whom its session is."""
+        return cls("token", name)
+
+    @classmethod
     def signal(cls, name: str) -> Actor:
         """A signal to this process, by its name, such as ``SIGTERM``."""
         return cls("signal", name)
@@ -88,6 +101,7 @@ class Actor:
             return f"ssh key {name} (user {user})"
         return {
             "certificate": f"certificate {name}",
+            "token": f"token {name}",
             "signal": f"signal {name}",
             "configuration": "the configuration",
             "nobody": "nobody",

@@ -1,0 +1,76 @@
+"""What a route of the API is: from a request's method and path to an operation.
+
+Each module of a subject has its own ``ROUTES``; ``app`` finds the one that is meant, and
+``openapi`` describes them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import attrs
+
+from monconn.faces.http.caller import Caller
+from monconn.net.http.messages import Answer, Request
+from monconn.ops.columns import Row
+from monconn.ops.operations import Operations
+from monconn.roles import Role
+
+Method = Literal["GET", "POST", "DELETE"]
+
+
+@attrs.frozen
+class Parameter:
+    """An argument of a route: in its query, in its path, or in the JSON object of its body.
+
+    :param name: as it is written there.
+    :param read: makes the value of the text (in a query or a path) or of the plain value (in a
+        body); raises :class:`ValueError` with a message for people.
+    :param schema: its JSON schema.
+    :param help: what it means, in one sentence.
+    """
+
+    name: str
+    read: Callable[[Any], Any]
+    schema: Mapping[str, Any]
+    help: str
+    is_required: bool = False
+
+
+@attrs.frozen
+class Call:
+    """One request to a route, with its arguments read.
+
+    :param caller: who asks; None for a route that everybody may ask.
+    :param arguments: by the names of the parameters; those that were left out are missing.
+    """
+
+    operations: Operations
+    request: Request
+    caller: Caller | None
+    arguments: Mapping[str, Any]
+
+
+@attrs.frozen
+class Route:
+    """One method of one path.
+
+    :param path: with parameters in braces, such as ``/api/v1/services/{name}``.
+    :param role: what a caller must be allowed; None if nothing need be proved.
+    :param summary: what it does, in one line.
+    :param run: answers; may raise, or fail with, any :class:`~monconn.errors.MonconnError`.
+    :param row: the class of the row, or of the rows, of the answer.
+    :param is_list: whether the answer is ``{"rows": [...]}``, or one row.
+    :param schema: of the answer, if it is neither.
+    """
+
+    method: Method
+    path: str
+    role: Role | None
+    summary: str
+    run: Callable[[Call], Answer]
+    parameters: tuple[Parameter, ...] = ()
+    row: type[Row] | None = None
+    is_list: bool = False
+    schema: Mapping[str, Any] | None = None

@@ -1,0 +1,84 @@
+"""Requests and answers of HTTP, without any connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+
+Headers = tuple[tuple[str, str], ...]
+PLAIN = "text/plain; charset=utf-8"
+
+
+@attrs.frozen
+class Request:
+    """A request, whole, within the limits of the server.
+
+    :param method: such as ``GET``.
+    :param path: of the target, as it was sent: neither percent-decoded nor split.
+    :param query: what follows the first ``?``, as it was sent; empty without one.
+    :param headers: by their names in lower case; the values of one that was sent more than once
+        are joined by commas (RFC 9110, 5.3).
+    :param body: without its transfer coding.
+    :param is_tls: whether it came over TLS of our own.
+    :param origin: where the client comes from: its IP, or empty for a UNIX socket.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    body: bytes = b""
+    is_tls: bool = False
+    origin: str = ""
+
+
+class StreamWriter(Protocol):
+    """Where a stream writes to: the connection of one client."""
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the client has not yet taken what was written: write nothing for now, and drop
+        or keep within a bound what is to be written."""
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the body; does nothing once the client has left."""
+
+    def finish(self) -> None:
+        """End the body in order."""
+
+
+class Stream(Protocol):
+    """A body that is written as things happen."""
+
+    def start(self, writer: StreamWriter) -> None:
+        """The head of the answer is sent: write from now on."""
+
+    def resume(self) -> None:
+        """The client has taken what was written, after ``is_slow`` was true."""
+
+    def stop(self) -> None:
+        """The client has left, or the server stops: write nothing more."""
+
+
+@attrs.frozen
+class Response:
+    """An answer.
+
+    :param status: such as 200.
+    :param body: all of it, or what writes it.
+    :param headers: others than Content-Type, Content-Length, Connection and Date, which are the
+        server's part.
+    """
+
+    status: int = 200
+    body: bytes | Stream = b""
+    content_type: str = PLAIN
+    headers: Headers = ()
+
+
+Answer = Response | Deferred[Response]
+"""An answer now or later; a Deferred is cancelled if the client leaves meanwhile."""
+Handler = Callable[[Request], Answer]

@@ -239,6 +239,20 @@ def too_many(calls: dict[str, int], per_unit: dict[str, float], units: int) -> l
     ]
 
 
+def in_best_round(count: Callable[[], list[str]], rounds: int = ROUNDS) -> list[str]:
+    """Which calls are more than they may be, in the best of some rounds.
+
+    What else the machine does adds calls, of timers and threads, to some rounds; what takes us
+    longer does so to each.
+    """
+    problems: list[str] = []
+    for _ in range(rounds):
+        problems = count()
+        if not problems:
+            break
+    return problems
+
+
 def usual_ports() -> list[int]:
     """Ports that services use, in any order: the kernel does not give them to clients."""
     ephemeral = ephemeral_ports()
@@ -259,9 +273,13 @@ def test_system_calls_of_a_connection(
     monconn = forward(launch, serve(greet_and_echo, ports=usual_ports()))
     port = monconn.port()
     make_connections(port, 5)
-    calls = system_calls(monconn.program, lambda: make_connections(port, CONNECTIONS))
-    assert calls["accept4"] > CONNECTIONS, "not all were counted"
-    assert not too_many(calls, CALLS_PER_CONNECTION, CONNECTIONS)
+
+    def count() -> list[str]:
+        calls = system_calls(monconn.program, lambda: make_connections(port, CONNECTIONS))
+        assert calls["accept4"] > CONNECTIONS, "not all were counted"
+        return too_many(calls, CALLS_PER_CONNECTION, CONNECTIONS)
+
+    assert not in_best_round(count)
 
 
 def test_system_calls_of_a_connection_to_an_ephemeral_port(
@@ -270,8 +288,12 @@ def test_system_calls_of_a_connection_to_an_ephemeral_port(
     monconn = forward(launch, serve(greet_and_echo))
     port = monconn.port()
     make_connections(port, 5)
-    calls = system_calls(monconn.program, lambda: make_connections(port, CONNECTIONS))
-    assert not too_many(calls, CALLS_PER_CONNECTION_TO_AN_EPHEMERAL_PORT, CONNECTIONS)
+
+    def count() -> list[str]:
+        calls = system_calls(monconn.program, lambda: make_connections(port, CONNECTIONS))
+        return too_many(calls, CALLS_PER_CONNECTION_TO_AN_EPHEMERAL_PORT, CONNECTIONS)
+
+    assert not in_best_round(count)
 
 
 @pytest.mark.parametrize(
@@ -299,15 +321,19 @@ def test_system_calls_of_a_connection_whose_addresses_are_wanted(
     monconn = launch("monconn", "-c", tmp_path / "monconn.yaml")
     port = monconn.port()
     make_connections(port, 5)
-    calls = system_calls(monconn.program, lambda: make_connections(port, CONNECTIONS))
     limits = CALLS_PER_CONNECTION | {
         "getsockname": CALLS_PER_CONNECTION["getsockname"] + names,
         "getpeername": peers,
     }
-    assert calls["getpeername"] > CONNECTIONS * peers - STRAYS, "not all were counted"
-    # Others are those of the thread that writes the log: its file, and memory.
-    of_sockets = {name: count for name, count in calls.items() if name in limits}
-    assert not too_many(of_sockets, limits, CONNECTIONS)
+
+    def count() -> list[str]:
+        calls = system_calls(monconn.program, lambda: make_connections(port, CONNECTIONS))
+        assert calls["getpeername"] > CONNECTIONS * peers - STRAYS, "not all were counted"
+        # Others are those of the thread that writes the log: its file, and memory.
+        of_sockets = {name: count for name, count in calls.items() if name in limits}
+        return too_many(of_sockets, limits, CONNECTIONS)
+
+    assert not in_best_round(count)
 
 
 def test_system_calls_of_a_message(
@@ -316,9 +342,13 @@ def test_system_calls_of_a_message(
     monconn = forward(launch, serve(greet_and_echo))
     with greeted(monconn.port()) as client:
         exchange(client)
-        calls = system_calls(monconn.program, lambda: exchange(client, MESSAGES))
-    assert calls["recvfrom"] >= 2 * MESSAGES, "not all were counted"
-    assert not too_many(calls, CALLS_PER_MESSAGE, MESSAGES)
+
+        def count() -> list[str]:
+            calls = system_calls(monconn.program, lambda: exchange(client, MESSAGES))
+            assert calls["recvfrom"] >= 2 * MESSAGES, "not all were counted"
+            return too_many(calls, CALLS_PER_MESSAGE, MESSAGES)
+
+        assert not in_best_round(count)
 
 
 def too_many_for_bulk(
@@ -334,17 +364,16 @@ def too_many_for_bulk(
     for name, more in (more_per_splice or {}).items():
         per_mebibyte[name] = per_mebibyte.get(name, 0) + more * per_mebibyte["splice"]
         per_splice[name] = per_splice.get(name, 0) + more
-    problems: list[str] = []
-    for _ in range(BULK_ROUNDS):
+
+    def problems() -> list[str]:
         calls = count()
         assert calls["splice"] >= 2 * MEBIBYTES, "not all were counted"
-        problems = [
+        return [
             *too_many(calls, per_mebibyte, MEBIBYTES),
             *too_many(calls, per_splice, calls["splice"]),
         ]
-        if not problems:
-            break
-    return problems
+
+    return in_best_round(problems, BULK_ROUNDS)
 
 
 def test_system_calls_of_bulk(

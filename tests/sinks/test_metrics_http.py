@@ -27,7 +27,7 @@ from monconn.sinks.metrics.figures import Sample
 from monconn.sinks.metrics.http import MetricsPages
 from monconn.sinks.metrics.service import MetricsService
 from tests import running_reactor
-from tests.net.http.clients import Clients, status
+from tests.net.http.clients import PEER, Clients, status
 from tests.properties import examples
 
 HANG_SECONDS = 30.0

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import attrs
 
 from monconn.faces.http.caller import Caller
+from monconn.faces.http.walks import Walks
+from monconn.model.actions import Actor
 from monconn.net.http.messages import Answer, Request
 from monconn.ops.columns import Row
 from monconn.ops.operations import Operations
@@ -44,12 +46,25 @@ class Call:
 
     :param caller: who asks; None for a route that everybody may ask.
     :param arguments: by the names of the parameters; those that were left out are missing.
+    :param walks: the rest of lists for which callers have cursors.
     """
 
     operations: Operations
     request: Request
     caller: Caller | None
     arguments: Mapping[str, Any]
+    walks: Walks
+
+    @property
+    def known_caller(self) -> Caller:
+        """Who asks, of a route that not everybody may ask."""
+        assert self.caller is not None
+        return self.caller
+
+    @property
+    def actor(self) -> Actor:
+        """Whom an action is attributed to."""
+        return self.known_caller.actor()
 
 
 @attrs.frozen

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_twisted
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 
-from monconn.config.sections import DevicesConfig
+from monconn.config.sections import DevicesConfig, HistoryConfig
 from monconn.devices.service import DevicesService
 from monconn.errors import MonconnError, NotConfigured, QuestionError
 from monconn.model.alarms import Alarm
@@ -20,6 +22,7 @@ from monconn.ops.operations import Operations
 from monconn.ops.presence import MOST_INTERVALS, MOST_NAMES, Presence, merged, with_fewer
 from monconn.sinks.history.presence import PastPresence, Wanted, presence_of
 from monconn.sinks.history.schema import open_read_only
+from monconn.sinks.history.service import HistoryService
 from monconn.sinks.history.store import Event
 from tests.properties import examples
 from tests.sinks.history.past import HOUR, NOON, closed, history
@@ -267,3 +270,44 @@ def test_many_short_connections_are_few_intervals(world: DeviceWorld) -> None:
     assert len(row["connected"]) == MOST_INTERVALS
     assert row["connections"] == 600
     assert row["connected_seconds"] == pytest.approx(600, abs=1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_memory_and_history_together(tmp_path: Path) -> None:
+    from twisted.internet import reactor
+
+    world = DeviceWorld("web")
+    config = HistoryConfig(str(tmp_path / "history.db"))
+    service = HistoryService(config, world.registry, reactor, world.clock)
+    world.operations = Operations(
+        world.registry, world.clock, devices=world.devices, history=service
+    )
+    service.startService()
+    monitor = world.registry.get("web")
+    now = time.time()
+    for began in (now - 300, now - 200):
+        (connection,) = world.connect("web", "10.0.0.7")
+        connection.record.opened_at = began
+        connection.end("client_closed")
+        connection.record.closed_at = began + 50
+    world.clock.advance(1.0)
+    saving: Deferred[None] | None = service._saving
+    assert saving is not None
+    await saving
+    monitor.closed_records.popleft()  # of which only the history knows now
+    (live,) = world.connect("web", "10.0.0.7")
+    live.record.opened_at = now - 100
+    found = await world.operations.presence(["10.0.0.7"], since=now - 400)
+    (row,) = found.rows
+    assert [begin for begin, _ in row["connected"]] == [
+        pytest.approx(now - each, abs=0.01) for each in (300, 200, 100)
+    ]
+    assert row["connections"] == 3  # one is in memory and in the history
+    assert found.has_history
+    (unknown,) = row["unknown"]
+    assert (unknown["why"], unknown["since"]) == ("not_recorded", pytest.approx(now - 400))
+    await service.stopService()
+    # A history that says nothing is no reason to say nothing.
+    found = await world.operations.presence(["10.0.0.7"], since=now - 400)
+    assert "closed" in str(found.to_json()["history_problem"])
+    assert found.rows[0]["connections"] == 2

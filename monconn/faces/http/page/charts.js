@@ -150,6 +150,7 @@ export function roundTop(highest, isBinary) {
  * @typedef {object} Frame
  * @property {HTMLElement} element
  * @property {SVGElement} picture
+ * @property {HTMLElement} summary what the picture shows in one sentence, for screen readers
  * @property {() => void} draw draws now, if the chart has a size
  * @property {() => void} remove
  */
@@ -164,7 +165,8 @@ export function roundTop(highest, isBinary) {
  */
 function frame(className, height, draw) {
   const picture = svg("svg", { class: "chart-picture", height, "aria-hidden": "true" });
-  const element = html("figure", `chart ${className}`, picture);
+  const summary = html("p", "chart-summary");
+  const element = html("figure", `chart ${className}`, picture, summary);
   let width = 0;
   const drawNow = () => {
     if (width <= 0) return;
@@ -183,26 +185,28 @@ function frame(className, height, draw) {
     observer.disconnect();
     element.remove();
   };
-  return { element, picture, draw: drawNow, remove };
+  return { element, picture, summary, draw: drawNow, remove };
 }
 
 /**
  * @typedef {object} Cursor
  * @property {HTMLElement} element
- * @property {(count: number, label: string) => void} resize how many values there are now
+ * @property {(count: number, moved?: number) => void} resize how many values there are now, and by
+ *   how many places they have moved
  * @property {() => number | null} index
  */
 
 /**
  * Reads single values: by pointer, by touch and by keys.
  *
+ * @param {string} label what the values are
  * @param {(x: number) => number | null} nearest the value at a distance from the left, in pixels
  * @param {(index: number) => string} text
  * @param {(index: number | null) => void} show
  * @param {(index: number) => void} [pick] Enter or a click
  * @returns {Cursor}
  */
-function cursor(nearest, text, show, pick) {
+function cursor(label, nearest, text, show, pick) {
   const element = html("div", "chart-cursor");
   element.tabIndex = 0;
   element.setAttribute("role", "slider");
@@ -215,12 +219,10 @@ function cursor(nearest, text, show, pick) {
     describe();
     show(index);
   };
+  // Unless somebody reads, nothing changes here with new data: screen readers would say it each time.
   const describe = () => {
-    element.setAttribute("aria-valuenow", String(index ?? Math.max(count - 1, 0)));
-    element.setAttribute(
-      "aria-valuetext",
-      count === 0 ? "no values" : text(index ?? count - 1),
-    );
+    element.setAttribute("aria-valuenow", String(index ?? 0));
+    element.setAttribute("aria-valuetext", index === null ? "no value chosen" : text(index));
   };
   element.addEventListener("pointermove", (event) => set(nearest(event.offsetX)));
   element.addEventListener("pointerdown", (event) => set(nearest(event.offsetX)));
@@ -252,14 +254,29 @@ function cursor(nearest, text, show, pick) {
     event.preventDefault();
     event.stopPropagation();
   });
-  const resize = (/** @type {number} */ now, /** @type {string} */ label) => {
+  const resize = (/** @type {number} */ now, moved = 0) => {
     count = now;
-    if (index !== null && index >= count) index = count ? count - 1 : null;
+    if (index !== null) index = count ? Math.min(Math.max(index + moved, 0), count - 1) : null;
     element.setAttribute("aria-valuemax", String(Math.max(count - 1, 0)));
-    element.setAttribute("aria-label", label);
-    describe();
+    if (index !== null) describe();
   };
+  element.setAttribute("aria-label", `${label}: arrow keys read single values`);
+  element.setAttribute("aria-valuemax", "0");
+  describe();
   return { element, resize, index: () => index };
+}
+
+/**
+ * By how many places what is read has moved, as there are other values.
+ *
+ * @param {number[]} times of the values now
+ * @param {number | null} index of the one that is read
+ * @param {number | undefined} moment its time
+ */
+function movedBy(times, index, moment) {
+  if (index === null || moment === undefined) return 0;
+  const found = times.findIndex((each) => each >= moment);
+  return found < 0 ? 0 : found - index;
 }
 
 /**
@@ -467,6 +484,7 @@ export function lineChart({
     });
   const shape = frame("chart-lines", height, draw);
   const reader = cursor(
+    label,
     (at) => nearestIndex(samples, (each) => x(each.at), at),
     (index) => {
       const sample = samples[index];
@@ -490,13 +508,16 @@ export function lineChart({
   return {
     element: shape.element,
     update(data) {
+      const read = reader.index();
+      const moment = read === null ? undefined : samples[read]?.at;
       ({ samples, since, until } = data);
       const highest = series.map((each, place) => {
         const values = samples.map((sample) => sample.values[place] ?? 0);
         return `${each.label} at most ${format(Math.max(0, ...values))}`;
       });
       const what = samples.length ? highest.join(", ") : empty;
-      reader.resize(samples.length, `${label}: ${what}. Arrow keys read single values.`);
+      shape.summary.textContent = `${label}: ${what}`;
+      reader.resize(samples.length, movedBy(samples.map((each) => each.at), read, moment));
       shape.draw();
     },
     remove: shape.remove,
@@ -691,6 +712,7 @@ export function stackedBars({ label, series, onPick, height = 180, empty = "Noth
   };
   const shape = frame("chart-bars", height, draw);
   const reader = cursor(
+    label,
     (at) => nearestIndex(buckets, (each) => (x(each.since) + x(each.until)) / 2, at),
     (index) => {
       const bucket = buckets[index];
@@ -733,6 +755,8 @@ export function stackedBars({ label, series, onPick, height = 180, empty = "Noth
   return {
     element: shape.element,
     update(data) {
+      const read = reader.index();
+      const moment = read === null ? undefined : buckets[read]?.since;
       ({ buckets, since, until } = data);
       chosen = data.chosen ?? null;
       /** @type {Map<string, number>} */
@@ -750,7 +774,8 @@ export function stackedBars({ label, series, onPick, height = 180, empty = "Noth
       }
       const found = names.filter((name) => totals.get(name));
       const what = found.map((name) => `${labelOf(name)} ${totals.get(name)}`).join(", ");
-      reader.resize(buckets.length, `${label}: ${what || empty}. Arrow keys read single bars.`);
+      shape.summary.textContent = `${label}: ${what || empty}`;
+      reader.resize(buckets.length, movedBy(buckets.map((each) => each.since), read, moment));
       shape.draw();
     },
     remove: shape.remove,
@@ -897,6 +922,7 @@ export function timeline({ label, format = (seconds) => `${Math.round(seconds)} 
     return `${lane}: ${item.text}, ${times}`;
   };
   const reader = cursor(
+    label,
     (at) => {
       const lane = Math.floor(pointed / tall);
       let best = null;
@@ -1001,7 +1027,8 @@ export function timeline({ label, format = (seconds) => `${Math.round(seconds)} 
         const count = (lane.spans?.length ?? 0) + (lane.points?.length ?? 0);
         return `${lane.label} ${count}`;
       });
-      reader.resize(items.length, `${label}: ${counts.join(", ")}. Arrow keys read single ones.`);
+      shape.summary.textContent = `${label}: ${counts.join(", ")}`;
+      reader.resize(items.length);
       shape.draw();
     },
     remove() {

@@ -220,6 +220,12 @@ class Application(MultiService):
             from monconn.faces.control.service import ControlService
 
             self._add(ControlService(control, *self._shared, self.operations))
+        if config.http is not None:
+            from monconn.faces.http.service import HttpService
+            from monconn.net.http.messages import problem
+
+            _, reactor, clock = self._shared
+            self._add(HttpService(config.http, reactor, clock, lambda request: problem(404)))
 
     def privilegedStartService(self) -> None:
         """Open every listener, or none, before ``twistd`` drops privileges.

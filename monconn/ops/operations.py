@@ -88,6 +88,7 @@ from monconn.ops.why_rows import WhyRow
 from monconn.steps import RowSteps
 
 if TYPE_CHECKING:
+    from monconn.ops.access import Access
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
     from monconn.sinks.notify.service import NotifyService
 
@@ -154,6 +155,8 @@ class Operations:
         self.feed = Feed(registry, clock)
         self.reloader: Callable[..., Deferred[ReloadResult]] | None = None
         """Reads the configuration again; whoever runs one puts it here."""
+        self.access: Access | None = None
+        """Who may use the HTTP API; whoever serves it puts it here."""
         self._devices = devices
         self._origin_of = origin_of
         self._notify = notify

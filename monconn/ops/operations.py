@@ -60,6 +60,7 @@ from monconn.ops.forget import ForgetResult, Forgetting
 from monconn.ops.history_queries import HistoryQueries
 from monconn.ops.live_queries import LiveQueries
 from monconn.ops.payload import Payload
+from monconn.ops.presence import Presence, presence_of
 from monconn.ops.reload import ReloadResult
 from monconn.ops.reporting import Reporter
 from monconn.ops.rows import (
@@ -87,6 +88,7 @@ from monconn.ops.why_rows import WhyRow
 from monconn.steps import RowSteps
 
 if TYPE_CHECKING:
+    from monconn.ops.access import Access
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
     from monconn.sinks.notify.service import NotifyService
 
@@ -153,6 +155,8 @@ class Operations:
         self.feed = Feed(registry, clock)
         self.reloader: Callable[..., Deferred[ReloadResult]] | None = None
         """Reads the configuration again; whoever runs one puts it here."""
+        self.access: Access | None = None
+        """Who may use the HTTP API; whoever serves it puts it here."""
         self._devices = devices
         self._origin_of = origin_of
         self._notify = notify
@@ -322,6 +326,30 @@ class Operations:
             name, monitors, self._devices, self.clock, run, since=since, limit=limit
         )
         return Deferred.fromCoroutine(telling)
+
+    def presence(
+        self,
+        names: Sequence[str],
+        *,
+        service: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> Deferred[Presence]:
+        """When devices were there; arguments are those of
+        :func:`~monconn.ops.presence.presence_of`.
+
+        :raises UnknownService: there is no such service.
+        :raises NotConfigured: devices are not watched.
+        :raises QuestionError: in the Deferred: they are too many, or the period is none.
+        """
+        monitors = self.monitors(service)
+        if self._devices is None:
+            raise NotConfigured("devices are not watched here")
+        run = self._history.run if self._history.is_stored else None
+        asked = presence_of(
+            names, monitors, self._devices, self.clock, run, since=since, until=until
+        )
+        return Deferred.fromCoroutine(asked)
 
     def blocks(self, service: str | None = None, filter: Terms = None) -> RowSteps[BlockRow]:
         """The blocked networks: a row for each network and place, that is one service or all.

@@ -84,7 +84,8 @@ class Application(MultiService):
         super().__init__()
         self._clock = MonotonicClock(reactor)
         self.registry = Registry(self._clock) if registry is None else registry
-        self._close_log = CloseLog(self._clock)
+        self.close_log = CloseLog(self._clock)
+        """Writes a line for each connection that ends."""
         self._hex_dump = HexDump(show or write_to_stdout)
         self._failed: Callable[[Any], object] = failed or log_failure
         self.config = config
@@ -115,7 +116,7 @@ class Application(MultiService):
         """Sends events to outputs; a changed section is put in force by ``apply_config``."""
         if debug:
             self.registry.observe(DebugLog(self.registry))
-        self.registry.observe(self._close_log)
+        self.registry.observe(self.close_log)
         self._add_metrics(config.metrics)
         self._turns: TurnMeter | None = getattr(reactor, "turn_meter", None)  # a MonconnReactor's
         self._turn_watch: TurnWatch | None = None
@@ -146,7 +147,7 @@ class Application(MultiService):
             clock=self._clock,
         )
         self.operations.reloader = self._reloader.reload
-        self._add_admin_interfaces(config)
+        self._add_admin_interfaces(config, "" if file is None else file.path)
 
     def _add(self, service: T) -> T:
         service.setServiceParent(self)
@@ -207,18 +208,29 @@ class Application(MultiService):
             own["state"] = self._state.failures
         return own | self._observers.dropped()
 
-    def _add_admin_interfaces(self, config: Config) -> None:
-        """The manhole and the control port."""
+    def _add_admin_interfaces(self, config: Config, config_path: str) -> None:
+        """The manhole, who may use the HTTP API, and the control port."""
         if config.manhole is not None:
             from monconn.faces.manhole.service import ManholeService
 
             self._manhole = self._add(
                 ManholeService(config.manhole, *self._shared, self.operations)
             )
+        if config.http is not None:
+            from monconn.ops.access import Access
+
+            access = Access(config.http, config_path, *self._shared)
+            self.operations.access = self._add(access)
         for control in config.control:
             from monconn.faces.control.service import ControlService
 
             self._add(ControlService(control, *self._shared, self.operations))
+        if config.http is not None:
+            from monconn.faces.http.service import HttpService
+            from monconn.net.http.messages import problem
+
+            _, reactor, clock = self._shared
+            self._add(HttpService(config.http, reactor, clock, lambda request: problem(404)))
 
     def privilegedStartService(self) -> None:
         """Open every listener, or none, before ``twistd`` drops privileges.
@@ -280,7 +292,7 @@ class Application(MultiService):
         finally:
             progress.stop()
             self._stop_began = None
-        self._close_log.flush()
+        self.close_log.flush()
         self._hex_dump.stop(_FLUSH_SECONDS)
         await self._observers.stop(_FLUSH_SECONDS)
         await DeferredList([maybeDeferred(each.stopService) for each in self])

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import attrs
 
 from monconn.faces.http.caller import Caller
+from monconn.faces.http.shared import Shared
 from monconn.net.http.messages import Answer, Request
 from monconn.ops.columns import Row
 from monconn.ops.operations import Operations
@@ -38,18 +39,24 @@ class Parameter:
     is_required: bool = False
 
 
+def _own(call: Call) -> Shared:
+    return Shared(call.operations)
+
+
 @attrs.frozen
 class Call:
     """One request to a route, with its arguments read.
 
     :param caller: who asks; None for a route that everybody may ask.
     :param arguments: by the names of the parameters; those that were left out are missing.
+    :param shared: what requests to one server share; the server has one for all calls.
     """
 
     operations: Operations
     request: Request
     caller: Caller | None
     arguments: Mapping[str, Any]
+    shared: Shared = attrs.field(default=attrs.Factory(_own, takes_self=True))
 
 
 @attrs.frozen

@@ -238,7 +238,10 @@ class ConnectionRow(Row):
     NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"would_refuse"})
     # Made for show alone: calculated from the kernel's figures, or with addresses that it asks for.
     NOT_LISTED: ClassVar[frozenset[str]] = frozenset(
-        {"diagnosis", "community_id", "backend_community_id", "recorded", "is_paused"}
+        {
+            *("diagnosis", "community_id", "backend_community_id", "recorded", "is_paused"),
+            *("client_ended_seconds", "backend_ended_seconds"),
+        }
     )
 
     id: int = field(
@@ -403,6 +406,20 @@ class ConnectionRow(Row):
         optional=True,
         importance=13,
         help="Whether its service stands still.",
+    )
+    client_ended_seconds: float | None = field(
+        "CLIENT ENDED",
+        "seconds",
+        optional=True,
+        importance=13,
+        help="From the opening to the end of the client's side. Only of a single connection.",
+    )
+    backend_ended_seconds: float | None = field(
+        "BACKEND ENDED",
+        "seconds",
+        optional=True,
+        importance=13,
+        help="From the opening to the end of the backend's side. Only of a single connection.",
     )
     limited_seconds: float | None = field(
         "LIMITED",

@@ -24,7 +24,7 @@ LOWEST_ROWS = (
 LOWEST = set[str]().union(*LOWEST_ROWS)
 CORE = LOWEST | {"model", "policy", "decode", "monitor"}
 SIDE_BY_SIDE = {"relay", "sinks", "devices"}  # none imports another
-BELOW_OPS = CORE | {"config", "net", "net.tls", "net.http", *SIDE_BY_SIDE}
+BELOW_OPS = CORE | {"config", "net", "net.tls", "net.http", "access", *SIDE_BY_SIDE}
 # What both ends of a connection need:
 ROWS = {
     "ops.columns",
@@ -63,6 +63,7 @@ OPS = ROWS | {
     "ops.replay",
     "ops.why",
     "ops.reload",
+    "ops.access",
 }
 BELOW_FACES = BELOW_OPS | OPS
 # They know nothing of the server's side:
@@ -91,6 +92,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": CORE | {"net", "wrapping"},
     "relay": CORE | {"net", "net.tls"},
     **dict.fromkeys(SIDE_BY_SIDE - {"relay"}, CORE | {"config", "net", "net.http"}),
+    "access": CORE | {"config"},
     "ops": set(),
     "ops.columns": LOWEST,
     "ops.rows": LOWEST | {"ops.columns"},
@@ -123,6 +125,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.blocks": CORE | ROWS,
     "ops.replay": LOWEST | {"model"},
     "ops.reload": LOWEST,
+    "ops.access": CORE | {"config", "access", "ops.reporting"},
     "ops.taps": CORE | ROWS,
     "ops.triggers": BELOW_OPS | ROWS,
     "ops.captures": BELOW_OPS | ROWS | {"ops.reporting", "ops.taps", "ops.triggers"},
@@ -147,6 +150,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "ops.payload",
         "ops.why",
         "ops.reload",
+        "ops.access",
     },
     "faces": set(),
     "faces.control": set(),

@@ -147,7 +147,7 @@ class Application(MultiService):
             clock=self._clock,
         )
         self.operations.reloader = self._reloader.reload
-        self._add_admin_interfaces(config)
+        self._add_admin_interfaces(config, "" if file is None else file.path)
 
     def _add(self, service: T) -> T:
         service.setServiceParent(self)
@@ -208,14 +208,19 @@ class Application(MultiService):
             own["state"] = self._state.failures
         return own | self._observers.dropped()
 
-    def _add_admin_interfaces(self, config: Config) -> None:
-        """The manhole and the control port."""
+    def _add_admin_interfaces(self, config: Config, config_path: str) -> None:
+        """The manhole, who may use the HTTP API, and the control port."""
         if config.manhole is not None:
             from monconn.faces.manhole.service import ManholeService
 
             self._manhole = self._add(
                 ManholeService(config.manhole, *self._shared, self.operations)
             )
+        if config.http is not None:
+            from monconn.ops.access import Access
+
+            access = Access(config.http, config_path, *self._shared)
+            self.operations.access = self._add(access)
         for control in config.control:
             from monconn.faces.control.service import ControlService
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from monconn.faces.http.answers import SharedAnswers
 from monconn.faces.http.live import Live
 from monconn.ops.operations import Operations
 
@@ -14,3 +15,4 @@ class Shared:
 
     def __init__(self, operations: Operations) -> None:
         self.live = Live(operations)
+        self.answers = SharedAnswers(operations.clock)

@@ -17,7 +17,8 @@ export default {
         get("connections", { filter: params.filter, sort, offset, limit, max_age: 1 }, { signal }),
     });
     replace(root, h("h1", null, "Connections"), table.element);
-    const refresh = () => table.refresh().catch(notifyProblem);
+    const refresh = () => table.refresh();
+    table.onError = notifyProblem;
     refresh();
     const off = context.live.on("tick", refresh);
     return () => {

@@ -127,6 +127,13 @@ class ServiceRow(Row):
         importance=13,
         help="How many, by which rule in dry_run.",
     )
+    closed_by: Mapping[str, int] | None = field(
+        "CLOSED BY",
+        "object",
+        optional=True,
+        importance=13,
+        help="How many connections have ended, by their reason.",
+    )
     up: int = field("UP", "bytes", importance=2, help="Bytes from clients to the backend.")
     down: int = field("DOWN", "bytes", importance=2, help="Bytes from the backend to clients.")
     ip_count: int | None = field(
@@ -231,7 +238,10 @@ class ConnectionRow(Row):
     NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"would_refuse"})
     # Made for show alone: calculated from the kernel's figures, or with addresses that it asks for.
     NOT_LISTED: ClassVar[frozenset[str]] = frozenset(
-        {"diagnosis", "community_id", "backend_community_id", "recorded", "is_paused"}
+        {
+            *("diagnosis", "community_id", "backend_community_id", "recorded", "is_paused"),
+            *("client_ended_seconds", "backend_ended_seconds"),
+        }
     )
 
     id: int = field(
@@ -396,6 +406,20 @@ class ConnectionRow(Row):
         optional=True,
         importance=13,
         help="Whether its service stands still.",
+    )
+    client_ended_seconds: float | None = field(
+        "CLIENT ENDED",
+        "seconds",
+        optional=True,
+        importance=13,
+        help="From the opening to the end of the client's side. Only of a single connection.",
+    )
+    backend_ended_seconds: float | None = field(
+        "BACKEND ENDED",
+        "seconds",
+        optional=True,
+        importance=13,
+        help="From the opening to the end of the backend's side. Only of a single connection.",
     )
     limited_seconds: float | None = field(
         "LIMITED",

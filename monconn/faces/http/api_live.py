@@ -19,5 +19,6 @@ ROUTES = (
         "view",
         "The figures of all services once a second, and alarms and actions as they happen.",
         _live,
+        content_type="text/event-stream",
     ),
 )

@@ -319,18 +319,26 @@ class Access(Service):
 
     # -- links and tokens
 
-    def make_link(self, actor: Actor, giver: Role, role: Role | None = None) -> Link:
+    def make_link(
+        self,
+        actor: Actor,
+        giver: Role,
+        role: Role | None = None,
+        *,
+        seconds: float = CODE_SECONDS,
+    ) -> Link:
         """A link that opens the page and logs in, once.
 
         :param giver: what whoever asks for it may do.
         :param role: what the session may do; the giver's role if left out.
+        :param seconds: how long it may be used.
         :raises Forbidden: that is more than the giver may.
         :raises NotConfigured: no browser can reach the HTTP API.
         """
         role = self._granted(giver, role)
         base = self.url()
-        code = self._codes.make(Grant(_name_of(actor), role, actor.describe()))
-        return Link(f"{base}/#login/{code}", CODE_SECONDS)
+        code = self._codes.make(Grant(_name_of(actor), role, actor.describe()), seconds)
+        return Link(f"{base}/#login/{code}", seconds)
 
     def make_token(
         self, actor: Actor, giver: Role, role: Role, name: str | None = None

@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 
 from monconn.addresses import Network, parse_network
 from monconn.clock import Clock
+from monconn.config.explain import Section
 from monconn.config.sections import USUAL_CAPTURE, CaptureConfig
 from monconn.devices.service import DevicesService
 from monconn.errors import NotConfigured, QuestionError
@@ -57,8 +58,8 @@ from monconn.ops.filters import (
     parse,
 )
 from monconn.ops.forget import ForgetResult, Forgetting
-from monconn.ops.history_queries import HistoryQueries
-from monconn.ops.live_queries import LiveQueries
+from monconn.ops.history_queries import MOST_BUCKETS, USUAL_BUCKETS, HistoryQueries
+from monconn.ops.live_queries import LastingListing, LiveQueries
 from monconn.ops.payload import Payload
 from monconn.ops.presence import Presence, presence_of
 from monconn.ops.reload import ReloadResult
@@ -155,6 +156,8 @@ class Operations:
         self.feed = Feed(registry, clock)
         self.reloader: Callable[..., Deferred[ReloadResult]] | None = None
         """Reads the configuration again; whoever runs one puts it here."""
+        self.configuration: Callable[[], list[Section]] | None = None
+        """The settings that run, without what is secret; whoever runs some puts it here."""
         self.access: Access | None = None
         """Who may use the HTTP API; whoever serves it puts it here."""
         self._devices = devices
@@ -202,6 +205,19 @@ class Operations:
         """The terms of an action's filter; a uid of ours as the id that it has here."""
         terms = self.filter(filter, mode="action").terms if filter else ()
         return tuple(by_id(self.registry, each) for each in terms)
+
+    def has(self) -> dict[str, bool]:
+        """Which parts that need not be there are."""
+        return {
+            "blocks": True,
+            "captures": self.captures.are_allowed,
+            "configuration": self.configuration is not None,
+            "devices": self._devices is not None,
+            "history": self._history.is_stored,
+            "outputs": bool(self.outputs()),
+            "recordings": any(each.policy.recorder is not None for each in self.registry),
+            "reload": self.reloader is not None,
+        }
 
     # -- queries of what is live
 
@@ -255,6 +271,24 @@ class Operations:
             offset=offset,
             limit=limit,
             closed=bool(closed),
+        )
+
+    def lasting_connections(
+        self,
+        filter: Terms = None,
+        *,
+        service: str | None = None,
+        client: str | None = None,
+        sort: str | None = None,
+        closed: bool = False,
+    ) -> Deferred[LastingListing]:
+        """The same, whose rows may be taken over minutes: none of them twice, and each that is
+        there all the time."""
+        return self._live.lasting_connections(
+            self.monitors(service),
+            (self.filter(filter), short_forms(client)),
+            sort=sort,
+            closed=closed,
         )
 
     def connection(self, connection_id: int | str) -> Deferred[ConnectionRow]:
@@ -394,6 +428,23 @@ class Operations:
         :param filter: over :data:`~monconn.ops.filter_keys.HISTORY_EVENT_KEYS`.
         """
         return self._history.events(self.filter(filter, HISTORY_EVENT_KEYS), period)
+
+    def history_reasons(
+        self, filter: Terms = None, *, buckets: int | None = None, **period: Any
+    ) -> Deferred[dict[str, Any]]:
+        """How many connections have ended with which reason, over time: of each of some buckets of
+        the same, round length.
+
+        :param filter: over :data:`~monconn.ops.filter_keys.HISTORY_KEYS`.
+        :param buckets: how many there may be.
+        :param period: ``service``, ``client``, ``since`` and ``until``; the last 24 hours if they
+            are left out.
+        :raises NotConfigured: no history is stored.
+        :raises FilterError: the filter cannot be understood.
+        :raises QuestionError: there is no time between since and until.
+        """
+        most = min(max(buckets or USUAL_BUCKETS, 1), MOST_BUCKETS)
+        return self._history.reasons(self.filter(filter, HISTORY_KEYS), period, most)
 
     def report(self, **period: Any) -> Deferred[ReportRow]:
         """A period in figures.

@@ -36,6 +36,7 @@ from monconn.faces.cli.demo_shop import CRAWLER, Visitors, shop_factory
 from monconn.faces.cli.logs import TextLog
 from monconn.faces.cli.run import install_reactor, run
 from monconn.faces.control import instances
+from monconn.model.actions import Actor
 from monconn.monitor.monitor import Monitor
 from monconn.net.listen import open_listener
 from monconn.policy.policy import Policy
@@ -68,11 +69,13 @@ Then watch one of your own: {monconn} -p :2222=127.0.0.1:22
 
 """
 _PAGE = """\
-See it in a browser. This link logs in, once:
+Look at it in a browser. This link logs in, once, within an hour; another one is made
+by {monconn} web:
 
   {link}
 
 """
+_LINK_SECONDS = 3600.0
 _NO_PAGE = "For a page in the browser: pip install 'monconn[http]'\n\n"
 _COMMANDS = (
     ("list", "who is connected"),
@@ -228,7 +231,7 @@ def _welcome(
         count=len(devices),
         sensors=sensors,
         devices="\n".join(devices),
-        page=_PAGE.format(link=_link(app)) if _has_page() else _NO_PAGE,
+        page=_PAGE.format(link=_link(app), monconn=monconn) if _has_page() else _NO_PAGE,
         commands="\n".join(f"  {what:{width}}  {why}" for what, why in commands),
         host=host,
         port=port,
@@ -238,7 +241,10 @@ def _welcome(
 
 
 def _link(app: Application) -> str:
-    return "TODO"
+    access = app.operations.access
+    assert access is not None  # it is configured
+    actor = Actor.process(os.getuid(), os.getpid(), _NAME)
+    return access.make_link(actor, "operate", seconds=_LINK_SECONDS).url
 
 
 def _others() -> bool:

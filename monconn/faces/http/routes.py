@@ -13,6 +13,8 @@ import attrs
 
 from monconn.faces.http.caller import Caller
 from monconn.faces.http.shared import Shared
+from monconn.faces.http.walks import Walks
+from monconn.model.actions import Actor
 from monconn.net.http.messages import Answer, Request
 from monconn.ops.columns import Row
 from monconn.ops.operations import Operations
@@ -49,6 +51,7 @@ class Call:
 
     :param caller: who asks; None for a route that everybody may ask.
     :param arguments: by the names of the parameters; those that were left out are missing.
+    :param walks: the rest of lists for which callers have cursors.
     :param shared: what requests to one server share; the server has one for all calls.
     """
 
@@ -56,7 +59,19 @@ class Call:
     request: Request
     caller: Caller | None
     arguments: Mapping[str, Any]
+    walks: Walks
     shared: Shared = attrs.field(default=attrs.Factory(_own, takes_self=True))
+
+    @property
+    def known_caller(self) -> Caller:
+        """Who asks, of a route that not everybody may ask."""
+        assert self.caller is not None
+        return self.caller
+
+    @property
+    def actor(self) -> Actor:
+        """Whom an action is attributed to."""
+        return self.known_caller.actor()
 
 
 @attrs.frozen

@@ -1,0 +1,277 @@
+"""The HTTP API: from a request to an operation, and from its result or error to an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, unquote
+
+import attrs
+import orjson
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.python.failure import Failure
+
+from monconn.errors import MonconnError, quoted
+from monconn.faces.http import (
+    api_blocks,
+    api_connections,
+    api_devices,
+    api_history,
+    api_program,
+    api_services,
+)
+from monconn.faces.http.caller import Caller
+from monconn.faces.http.problems import ArgumentFault, Problem, bad_arguments, problem_of
+from monconn.faces.http.routes import Call, Route
+from monconn.faces.http.walks import Walks
+from monconn.log import Logger
+from monconn.net.http.messages import Answer, Headers, Request, Response
+from monconn.ops.operations import Operations
+
+MOST_BODY_BYTES = 256 * 1024
+"""Enough for a close of as many ids as one may have."""
+_MOST_ARGUMENTS = 50
+
+ROUTES: tuple[Route, ...] = (
+    *api_program.ROUTES,
+    *api_services.ROUTES,
+    *api_connections.ROUTES,
+    *api_devices.ROUTES,
+    *api_blocks.ROUTES,
+    *api_history.ROUTES,
+)
+
+
+class Guard(Protocol):
+    """Decides which requests are heard, and whose they are."""
+
+    def refuse(self, request: Request) -> Response | None:
+        """The answer to a request that must not be served to anybody, such as one of a page
+        elsewhere; None for all others."""
+
+    def caller(self, request: Request) -> Caller | Deferred[Caller | None] | None:
+        """Who has sent a request; None if that is not proved.
+
+        :raises Problem: it cannot be served now, as too many were wrong.
+        """
+
+    def headers(self, request: Request) -> Headers:
+        """What each answer to such a request has beside its own headers."""
+
+
+class HttpApp:
+    """Answers requests; a :data:`~monconn.net.http.messages.Handler`.
+
+    :param operations: what is asked and done.
+    :param guard: knows who may.
+    :param routes: what there is.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, operations: Operations, guard: Guard, routes: Sequence[Route] = ROUTES
+    ) -> None:
+        self._operations = operations
+        self._guard = guard
+        self._walks = Walks(operations.clock)
+        self._paths = _Paths(routes)
+
+    def __call__(self, request: Request) -> Answer:
+        """Answer a request, now or later; never fails but by being cancelled."""
+        serve: Callable[[Request], Any] = self._serve
+        answer: Deferred[Response] = maybeDeferred(serve, request)
+        answer.addErrback(self._explain, request)
+        return answer.addCallback(self._finish, request)
+
+    def _serve(self, request: Request) -> Answer:
+        refused = self._guard.refuse(request)
+        if refused is not None:
+            return refused
+        # The server sends the head of the answer to a HEAD, and no body.
+        method = "GET" if request.method == "HEAD" else request.method
+        route, segments = self._paths.find(request.path, method)
+        if route.role is None:
+            return self._run(None, route, segments, request)
+        found = self._guard.caller(request)
+        if isinstance(found, Deferred):
+            return found.addCallback(self._run, route, segments, request)
+        return self._run(found, route, segments, request)
+
+    def _run(
+        self, caller: Caller | None, route: Route, segments: Mapping[str, str], request: Request
+    ) -> Answer:
+        if route.role is not None:
+            _check_role(caller, route)
+        arguments = read_arguments(route, segments, request)
+        return route.run(Call(self._operations, request, caller, arguments, self._walks))
+
+    def _explain(self, failure: Failure, request: Request) -> Response:
+        if isinstance(failure.value, MonconnError):
+            return problem_of(failure.value).response()
+        failure.trap(Exception)
+        if failure.check(CancelledError):
+            failure.raiseException()  # the client has left
+        self._log.failure("{method} {path}", failure, method=request.method, path=request.path)
+        return Problem(500, "an error of monconn's own: its log has more").response()
+
+    def _finish(self, response: Response, request: Request) -> Response:
+        added = self._guard.headers(request)
+        return attrs.evolve(response, headers=(*response.headers, *added)) if added else response
+
+    def close(self) -> None:
+        """Hold nothing any more."""
+        self._walks.close()
+
+
+# -- the route
+
+
+class _Paths:
+    """The routes by their paths."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        by_path: dict[str, dict[str, Route]] = {}
+        for each in routes:
+            by_path.setdefault(each.path, {})[each.method] = each
+        # Of /connections/close and /connections/{id}, the one without a parameter is meant.
+        self._by_path = sorted(
+            ((path.split("/"), methods) for path, methods in by_path.items()),
+            key=lambda pair: [each.startswith("{") for each in pair[0]],
+        )
+
+    def find(self, path: str, method: str) -> tuple[Route, dict[str, str]]:
+        """The route of a request, and the segments of its path that are arguments.
+
+        :raises Problem: there is none.
+        """
+        segments = path.split("/")
+        for pattern, methods in self._by_path:
+            found = _matched(pattern, segments)
+            if found is None:
+                continue
+            if method not in methods:
+                raise _not_allowed(methods)
+            return methods[method], found
+        raise Problem(404, f"there is no {quoted(path)}", "unknown-path")
+
+
+def _matched(pattern: Sequence[str], segments: Sequence[str]) -> dict[str, str] | None:
+    if len(pattern) != len(segments):
+        return None
+    found = {}
+    for expected, each in zip(pattern, segments, strict=True):
+        if expected.startswith("{"):
+            if not each:
+                return None
+            found[expected[1:-1]] = each
+        elif expected != each:
+            return None
+    return found
+
+
+def _not_allowed(methods: Iterable[str]) -> Problem:
+    allowed = sorted({*methods, *(["HEAD"] if "GET" in methods else [])})
+    listed = ", ".join(allowed)
+    return Problem(405, f"there are {listed} here", headers=(("Allow", listed),))
+
+
+# -- the role
+
+
+def _check_role(caller: Caller | None, route: Route) -> None:
+    if caller is None:
+        raise Problem(
+            401,
+            "a token is needed, as Authorization: Bearer TOKEN; monconn web --token makes one",
+            headers=(("WWW-Authenticate", 'Bearer realm="monconn"'),),
+        )
+    if route.role == "operate" and caller.role != "operate":
+        raise Problem(403, f"this needs the role operate; {caller.name} has {caller.role}", "role")
+
+
+# -- arguments
+
+
+def read_arguments(route: Route, segments: Mapping[str, str], request: Request) -> dict[str, Any]:
+    """The arguments of a request, by the names of the route's parameters.
+
+    :param segments: those of the path, as they were sent.
+    :raises Problem: they cannot be understood; it names all that are wrong.
+    """
+    given: dict[str, Any] = {}
+    faults: list[ArgumentFault] = []
+    for name, segment in segments.items():
+        try:
+            given[name] = unquote(segment, errors="strict")
+        except UnicodeDecodeError:
+            faults.append(ArgumentFault(name, "is no UTF-8"))
+    known = {each.name: each for each in route.parameters}
+    elsewhere = [each for each in known if each not in segments]
+    in_body = route.method == "POST"
+    for name, value in _body(request) if in_body else ():
+        if name not in elsewhere:
+            faults.append(_unknown(name, elsewhere))
+        given.setdefault(name, value)
+    for name, text in _query(request, faults):
+        if in_body and name in elsewhere:
+            faults.append(ArgumentFault(name, "belongs into the JSON object of the body"))
+        elif in_body or name not in elsewhere:
+            faults.append(_unknown(name, [] if in_body else elsewhere))
+        elif name in given:
+            faults.append(ArgumentFault(name, "is given more than once"))
+        given.setdefault(name, text)
+    arguments = {}
+    for name, parameter in known.items():
+        if name in given:
+            try:
+                arguments[name] = parameter.read(given[name])
+            except ValueError as error:
+                faults.append(ArgumentFault(name, str(error)))
+        elif parameter.is_required and not any(each.name == name for each in faults):
+            faults.append(ArgumentFault(name, "is missing"))
+    if faults:
+        raise bad_arguments(faults)
+    return arguments
+
+
+def _unknown(name: str, known: Sequence[str]) -> ArgumentFault:
+    there = f"there are {', '.join(known)}" if known else "there is none"
+    return ArgumentFault(quoted(name).strip('"'), f"is no argument here: {there}")
+
+
+def _query(request: Request, faults: list[ArgumentFault]) -> list[tuple[str, str]]:
+    if not request.query:
+        return []
+    try:
+        return parse_qsl(
+            request.query,
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=_MOST_ARGUMENTS,
+        )
+    except UnicodeDecodeError:
+        raise Problem(400, "the query is no UTF-8", "bad-argument") from None
+    except ValueError:
+        raise Problem(400, f"more than {_MOST_ARGUMENTS} arguments", "bad-argument") from None
+
+
+def _body(request: Request) -> Iterable[tuple[str, Any]]:
+    if not request.body:
+        return ()
+    if len(request.body) > MOST_BODY_BYTES:
+        raise Problem(413, f"the body may have {MOST_BODY_BYTES:,} bytes at most")
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise Problem(
+            415,
+            "the body must be application/json, and say so: Content-Type: application/json",
+            headers=(("Accept-Post", "application/json"),),
+        )
+    try:
+        values = orjson.loads(request.body)
+    except ValueError as error:
+        raise Problem(400, f"the body is no JSON: {error}", "bad-body") from None
+    if not isinstance(values, dict):
+        raise Problem(400, "the body must be a JSON object of the arguments", "bad-body")
+    return values.items()

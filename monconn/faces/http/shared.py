@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from monconn.faces.http.answers import SharedAnswers
 from monconn.faces.http.live import Live
+from monconn.faces.http.walks import Walks
 from monconn.ops.operations import Operations
 
 
@@ -16,3 +17,4 @@ class Shared:
     def __init__(self, operations: Operations) -> None:
         self.live = Live(operations)
         self.answers = SharedAnswers(operations.clock)
+        self.walks = Walks(operations.clock)

@@ -992,6 +992,18 @@ class NotifyTestRow(Row):
 
 
 @attrs.frozen(slots=False)
+class TokenRow(Row):
+    """One token of the HTTP API."""
+
+    TABLE: ClassVar[TableOf] = ("name", "role")
+
+    name: str = field(
+        importance=0, width=12, max_width=64, help="As monconn web --revoke takes it."
+    )
+    role: str = field(importance=0, width=7, help="What it may do: view or operate.")
+
+
+@attrs.frozen(slots=False)
 class CaptureRow(Row):
     """One capture to files."""
 

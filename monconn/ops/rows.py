@@ -127,6 +127,13 @@ class ServiceRow(Row):
         importance=13,
         help="How many, by which rule in dry_run.",
     )
+    closed_by: Mapping[str, int] | None = field(
+        "CLOSED BY",
+        "object",
+        optional=True,
+        importance=13,
+        help="How many connections have ended, by their reason.",
+    )
     up: int = field("UP", "bytes", importance=2, help="Bytes from clients to the backend.")
     down: int = field("DOWN", "bytes", importance=2, help="Bytes from the backend to clients.")
     ip_count: int | None = field(

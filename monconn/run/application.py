@@ -16,7 +16,7 @@ from monconn.addresses import Network
 from monconn.background import run_in_thread
 from monconn.clock import MonotonicClock
 from monconn.config.config import Config, ConfigFile
-from monconn.config.explain import Origin, origin_of
+from monconn.config.explain import Origin, Section, explain, origin_of
 from monconn.config.sections import (
     DevicesConfig,
     HistoryConfig,
@@ -147,6 +147,8 @@ class Application(MultiService):
             clock=self._clock,
         )
         self.operations.reloader = self._reloader.reload
+        if file is not None:
+            self.operations.configuration = self._explain
         self._add_admin_interfaces(config, "" if file is None else file.path)
 
     def _add(self, service: T) -> T:
@@ -219,18 +221,22 @@ class Application(MultiService):
         if config.http is not None:
             from monconn.ops.access import Access
 
-            access = Access(config.http, config_path, *self._shared)
-            self.operations.access = self._add(access)
+            self.operations.access = Access(config.http, config_path, *self._shared)
+            self._add(self.operations.access)
         for control in config.control:
             from monconn.faces.control.service import ControlService
 
             self._add(ControlService(control, *self._shared, self.operations))
         if config.http is not None:
+            from monconn.faces.http.app import HttpApp
+            from monconn.faces.http.guard import Guard
             from monconn.faces.http.service import HttpService
-            from monconn.net.http.messages import problem
 
             _, reactor, clock = self._shared
-            self._add(HttpService(config.http, reactor, clock, lambda request: problem(404)))
+            assert self.operations.access is not None
+            guard = Guard(config.http, self.operations.access, clock)
+            app = HttpApp(self.operations, guard)
+            self._add(HttpService(config.http, reactor, clock, app))
 
     def privilegedStartService(self) -> None:
         """Open every listener, or none, before ``twistd`` drops privileges.
@@ -350,6 +356,11 @@ class Application(MultiService):
         if self._reloader.file is None:
             return None
         return origin_of(self._reloader.file, service, key, value, network)
+
+    def _explain(self) -> list[Section]:
+        """The settings that run."""
+        assert self._reloader.file is not None
+        return explain(self._reloader.file)
 
     def log_descriptors(self, before: int) -> None:
         """Say how many connections there may be.

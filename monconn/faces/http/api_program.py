@@ -35,6 +35,19 @@ def _session(call: Call) -> Response:
     )
 
 
+def _log_in(call: Call) -> Answer:
+    assert call.guard is not None
+    code, token = call.arguments.get("code"), call.arguments.get("token")
+    if (code is None) == (token is None):
+        raise Problem(400, "give either a code or a token", "bad-argument")
+    return call.guard.log_in(call.request, code=code, token=token)
+
+
+def _log_out(call: Call) -> Response:
+    assert call.guard is not None
+    return call.guard.log_out(call.request, call.known_caller)
+
+
 def _columns(call: Call) -> Response:
     return json_response(columns_json())
 
@@ -252,6 +265,26 @@ ROUTES = (
         schema=_SESSION,
     ),
     Route(
+        "POST",
+        "/api/v1/session",
+        None,
+        "Log in with a one-time code or a token: the answer sets a cookie.",
+        _log_in,
+        (
+            of.text("code", "The one-time code of a link."),
+            of.text("token", "A token."),
+        ),
+        status=204,
+    ),
+    Route(
+        "DELETE",
+        "/api/v1/session",
+        "view",
+        "Log out.",
+        _log_out,
+        status=204,
+    ),
+    Route(
         "GET",
         "/api/v1/columns",
         "view",
@@ -341,6 +374,7 @@ ROUTES = (
                 },
             },
         },
+        status=201,
     ),
     Route(
         "DELETE",

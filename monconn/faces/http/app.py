@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-import attrs
 import orjson
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.python.failure import Failure
@@ -17,15 +16,17 @@ from monconn.faces.http import (
     api_connections,
     api_devices,
     api_history,
+    api_live,
     api_program,
     api_services,
 )
 from monconn.faces.http.caller import Caller
+from monconn.faces.http.guard import Guard, Unknown
 from monconn.faces.http.problems import ArgumentFault, Problem, bad_arguments, problem_of
 from monconn.faces.http.routes import Call, Route
-from monconn.faces.http.walks import Walks
+from monconn.faces.http.shared import Shared
 from monconn.log import Logger
-from monconn.net.http.messages import Answer, Headers, Request, Response
+from monconn.net.http.messages import Answer, Request, Response
 from monconn.ops.operations import Operations
 
 MOST_BODY_BYTES = 256 * 1024
@@ -39,24 +40,8 @@ ROUTES: tuple[Route, ...] = (
     *api_devices.ROUTES,
     *api_blocks.ROUTES,
     *api_history.ROUTES,
+    *api_live.ROUTES,
 )
-
-
-class Guard(Protocol):
-    """Decides which requests are heard, and whose they are."""
-
-    def refuse(self, request: Request) -> Response | None:
-        """The answer to a request that must not be served to anybody, such as one of a page
-        elsewhere; None for all others."""
-
-    def caller(self, request: Request) -> Caller | Deferred[Caller | None] | None:
-        """Who has sent a request; None if that is not proved.
-
-        :raises Problem: it cannot be served now, as too many were wrong.
-        """
-
-    def headers(self, request: Request) -> Headers:
-        """What each answer to such a request has beside its own headers."""
 
 
 class HttpApp:
@@ -65,63 +50,93 @@ class HttpApp:
     :param operations: what is asked and done.
     :param guard: knows who may.
     :param routes: what there is.
+    :param elsewhere: answers what is no route, such as the page's files; None for what it has not.
     """
 
     _log = Logger()
 
     def __init__(
-        self, operations: Operations, guard: Guard, routes: Sequence[Route] = ROUTES
+        self,
+        operations: Operations,
+        guard: Guard,
+        routes: Sequence[Route] = ROUTES,
+        elsewhere: Callable[[Request], Answer | None] = lambda request: None,
     ) -> None:
         self._operations = operations
         self._guard = guard
-        self._walks = Walks(operations.clock)
+        self._elsewhere = elsewhere
         self._paths = _Paths(routes)
+        self.shared = Shared(operations)
 
     def __call__(self, request: Request) -> Answer:
         """Answer a request, now or later; never fails but by being cancelled."""
-        serve: Callable[[Request], Any] = self._serve
-        answer: Deferred[Response] = maybeDeferred(serve, request)
+        caller: list[Caller] = []
+        serve: Callable[..., Any] = self._serve
+        answer: Deferred[Response] = maybeDeferred(serve, request, caller)
         answer.addErrback(self._explain, request)
-        return answer.addCallback(self._finish, request)
+        return answer.addCallback(lambda response: self._guard.secured(request, response, *caller))
 
-    def _serve(self, request: Request) -> Answer:
-        refused = self._guard.refuse(request)
+    def _serve(self, request: Request, known: list[Caller]) -> Answer:
+        """Answer a request, or raise.
+
+        :param known: gets who has sent it.
+        """
+        refused = self._guard.check(request)
         if refused is not None:
             return refused
         # The server sends the head of the answer to a HEAD, and no body.
         method = "GET" if request.method == "HEAD" else request.method
-        route, segments = self._paths.find(request.path, method)
-        if route.role is None:
-            return self._run(None, route, segments, request)
-        found = self._guard.caller(request)
-        if isinstance(found, Deferred):
-            return found.addCallback(self._run, route, segments, request)
-        return self._run(found, route, segments, request)
-
-    def _run(
-        self, caller: Caller | None, route: Route, segments: Mapping[str, str], request: Request
-    ) -> Answer:
+        try:
+            route, segments = self._paths.find(request.path, method)
+        except Problem as problem:
+            answer = self._elsewhere(request) if problem.status == 404 else None
+            if answer is None:
+                raise
+            return answer
+        caller = None
         if route.role is not None:
-            _check_role(caller, route)
+            found = self._guard.identify(request)
+            if isinstance(found, Unknown):
+                return self._guard.refuse(request, found)
+            known.append(found)
+            _check_role(found, route)
+            caller = found
         arguments = read_arguments(route, segments, request)
-        return route.run(Call(self._operations, request, caller, arguments, self._walks))
+        call = Call(self._operations, request, caller, arguments, self.shared, self._guard)
+        return self._run(route, call)
+
+    def _run(self, route: Route, call: Call) -> Answer:
+        answers, name = self.shared.answers, "" if call.caller is None else call.caller.name
+
+        def acted(result: Any) -> Any:
+            answers.acted(name)
+            return result
+
+        if route.method != "GET":
+            run: Callable[[Call], Any] = route.run
+            answer: Deferred[Response] = maybeDeferred(run, call)
+            answer.addBoth(acted)
+            return answer
+        max_age = call.arguments.get("max_age")
+        if max_age is None or "cursor" in call.arguments:  # the rest of a list is its caller's own
+            return route.run(call)
+        # As they were sent: of 1h, the value is another one each time.
+        others = sorted(pair for pair in _query(call.request, []) if pair[0] != "max_age")
+        key = call.request.path, tuple(others)
+        return answers.get(key, max_age, lambda: route.run(call), name)
 
     def _explain(self, failure: Failure, request: Request) -> Response:
+        failure.trap(Exception)
         if isinstance(failure.value, MonconnError):
             return problem_of(failure.value).response()
-        failure.trap(Exception)
         if failure.check(CancelledError):
             failure.raiseException()  # the client has left
         self._log.failure("{method} {path}", failure, method=request.method, path=request.path)
         return Problem(500, "an error of monconn's own: its log has more").response()
 
-    def _finish(self, response: Response, request: Request) -> Response:
-        added = self._guard.headers(request)
-        return attrs.evolve(response, headers=(*response.headers, *added)) if added else response
-
     def close(self) -> None:
         """Hold nothing any more."""
-        self._walks.close()
+        self.shared.close()
 
 
 # -- the route
@@ -179,13 +194,7 @@ def _not_allowed(methods: Iterable[str]) -> Problem:
 # -- the role
 
 
-def _check_role(caller: Caller | None, route: Route) -> None:
-    if caller is None:
-        raise Problem(
-            401,
-            "a token is needed, as Authorization: Bearer TOKEN; monconn web --token makes one",
-            headers=(("WWW-Authenticate", 'Bearer realm="monconn"'),),
-        )
+def _check_role(caller: Caller, route: Route) -> None:
     if route.role == "operate" and caller.role != "operate":
         raise Problem(403, f"this needs the role operate; {caller.name} has {caller.role}", "role")
 

@@ -23,7 +23,9 @@ def following(call: Call) -> Answer | None:
     if cursor is None:
         return None
     limit = call.arguments.get("limit", USUAL_LIMIT)
-    return call.walks.following(call.known_caller, call.request.path, _of_list(call), cursor, limit)
+    return call.shared.walks.following(
+        call.known_caller, call.request.path, _of_list(call), cursor, limit
+    )
 
 
 def rows_answer(
@@ -39,7 +41,7 @@ def rows_answer(
     :param is_continued: whether there is a cursor for the rest.
     """
     limit = call.arguments.get("limit", USUAL_LIMIT)
-    return following(call) or call.walks.first(
+    return following(call) or call.shared.walks.first(
         call.known_caller,
         call.request.path,
         _of_list(call),

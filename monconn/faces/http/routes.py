@@ -12,8 +12,8 @@ from typing import Any, Literal
 import attrs
 
 from monconn.faces.http.caller import Caller
+from monconn.faces.http.guard import Guard
 from monconn.faces.http.shared import Shared
-from monconn.faces.http.walks import Walks
 from monconn.model.actions import Actor
 from monconn.net.http.messages import Answer, Request
 from monconn.ops.columns import Row
@@ -51,16 +51,16 @@ class Call:
 
     :param caller: who asks; None for a route that everybody may ask.
     :param arguments: by the names of the parameters; those that were left out are missing.
-    :param walks: the rest of lists for which callers have cursors.
     :param shared: what requests to one server share; the server has one for all calls.
+    :param guard: begins and ends sessions.
     """
 
     operations: Operations
     request: Request
     caller: Caller | None
     arguments: Mapping[str, Any]
-    walks: Walks
     shared: Shared = attrs.field(default=attrs.Factory(_own, takes_self=True))
+    guard: Guard | None = None
 
     @property
     def known_caller(self) -> Caller:
@@ -85,6 +85,7 @@ class Route:
     :param row: the class of the row, or of the rows, of the answer.
     :param is_list: whether the answer is ``{"rows": [...]}``, or one row.
     :param schema: of the answer, if it is neither.
+    :param status: of the answer, if all is well; 204 if it has no body.
     """
 
     method: Method
@@ -96,3 +97,4 @@ class Route:
     row: type[Row] | None = None
     is_list: bool = False
     schema: Mapping[str, Any] | None = None
+    status: int = 200

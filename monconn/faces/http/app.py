@@ -130,10 +130,11 @@ class HttpApp:
             answer.addBoth(acted)
             return answer
         max_age = call.arguments.get("max_age")
-        if max_age is None:
+        if max_age is None or "cursor" in call.arguments:  # the rest of a list is its caller's own
             return route.run(call)
-        others = [pair for pair in call.arguments.items() if pair[0] != "max_age"]
-        key = call.request.path, tuple(sorted(others))
+        # As they were sent: of 1h, the value is another one each time.
+        others = sorted(pair for pair in _query(call.request, []) if pair[0] != "max_age")
+        key = call.request.path, tuple(others)
         return answers.get(key, max_age, lambda: route.run(call), name)
 
     def _explain(self, failure: Failure, request: Request) -> Response:
@@ -152,7 +153,7 @@ class HttpApp:
 
     def close(self) -> None:
         """Hold nothing any more."""
-        self.shared.walks.close()
+        self.shared.close()
 
 
 # -- the route

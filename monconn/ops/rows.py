@@ -796,10 +796,15 @@ class HistoryEventRow(Row):
         optional=True, importance=5, width=10, max_width=18, help="The service's name."
     )
     client: str | None = field(
-        optional=True, importance=2, width=21, max_width=28, help="The client that was refused."
+        optional=True,
+        nullable=True,
+        importance=2,
+        width=21,
+        max_width=28,
+        help="The client that was refused.",
     )
     client_ip: str | None = field(
-        "CLIENT IP", optional=True, importance=13, help="The client's IP alone."
+        "CLIENT IP", optional=True, nullable=True, importance=13, help="The client's IP alone."
     )
     refusal: str | None = field(optional=True, importance=3, help="Why the client was not let in.")
     code: str | None = field(

@@ -371,6 +371,7 @@ _PIECES = st.sampled_from(
 @settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.one_of(_PIECES, st.binary(max_size=40)), max_size=12))
 @example([b"\r", b"\nGET / HTTP/1.1\r", b"\n\r", b"\n"])
+@example([b"GET / HTTP/2.0\r\n\r\n"])
 def test_after_any_garbage_a_scrape_is_answered(chunks: list[bytes]) -> None:
     world = World()
     odd = world.connect()

@@ -43,7 +43,8 @@ MANHOLE = ["Twisted[conch]>=24.11.0"]
 TUI = ["textual>=8.2.8", "rich>=14.2.0"]
 # h11 parses and writes HTTP/1.1 for both, and leaves sockets, time and bounds to us: twisted.web
 # serves all pipelined requests in one turn, and grants each byte of one its whole timeout anew.
-HTTP = ["h11>=0.14.0"]
+# Releases before 0.16 do not check the end of a chunk (CVE-2025-43859).
+HTTP = ["h11>=0.16.0"]
 METRICS = ["prometheus-client>=0.20.0", *HTTP]
 NOTIFY = ["apprise>=1.9.0", "paho-mqtt>=2.1.0"]  # the second is what Apprise speaks MQTT with
 TEST = [

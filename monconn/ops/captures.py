@@ -285,6 +285,11 @@ class Captures:
         capture.service = service_concerned(allowed, meant, follows=True)
         self._report_start(CONFIGURATION, capture, allowed, details)
 
+    @property
+    def are_allowed(self) -> bool:
+        """Whether the configuration allows any."""
+        return self._config is not None
+
     def check_config(self, config: CaptureConfig | None) -> None:
         """Find what :meth:`apply_config` would fail with; called in a thread.
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from monconn.sinks.history.query import HistoryFilter
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
 
+USUAL_BUCKETS = 60
+MOST_BUCKETS = 500
+"""The most parts that a time is divided into."""
+
 T = TypeVar("T")
 
 
@@ -56,6 +60,16 @@ class HistoryQueries:
         return self.run(lambda db: query.events(db, selection)).addCallback(
             lambda found: Listing((HistoryEventRow(**each) for each in found), len(found))
         )
+
+    def reasons(
+        self, wanted: Filter, period: Mapping[str, Any], buckets: int
+    ) -> Deferred[dict[str, Any]]:
+        """How many connections have ended with which reason, over time."""
+        self.service()
+        selection = self._selection(wanted, period, HistoryConnectionRow)
+        from monconn.sinks.history.reasons import reasons
+
+        return self.run(lambda db: reasons(db, selection, buckets))
 
     def report(self, period: Mapping[str, Any]) -> Deferred[ReportRow]:
         """A period in figures."""

@@ -16,7 +16,7 @@ from monconn.addresses import Network
 from monconn.background import run_in_thread
 from monconn.clock import MonotonicClock
 from monconn.config.config import Config, ConfigFile
-from monconn.config.explain import Origin, origin_of
+from monconn.config.explain import Origin, Section, explain, origin_of
 from monconn.config.sections import (
     DevicesConfig,
     HistoryConfig,
@@ -84,7 +84,8 @@ class Application(MultiService):
         super().__init__()
         self._clock = MonotonicClock(reactor)
         self.registry = Registry(self._clock) if registry is None else registry
-        self._close_log = CloseLog(self._clock)
+        self.close_log = CloseLog(self._clock)
+        """Writes a line for each connection that ends."""
         self._hex_dump = HexDump(show or write_to_stdout)
         self._failed: Callable[[Any], object] = failed or log_failure
         self.config = config
@@ -115,7 +116,7 @@ class Application(MultiService):
         """Sends events to outputs; a changed section is put in force by ``apply_config``."""
         if debug:
             self.registry.observe(DebugLog(self.registry))
-        self.registry.observe(self._close_log)
+        self.registry.observe(self.close_log)
         self._add_metrics(config.metrics)
         self._turns: TurnMeter | None = getattr(reactor, "turn_meter", None)  # a MonconnReactor's
         self._turn_watch: TurnWatch | None = None
@@ -146,7 +147,9 @@ class Application(MultiService):
             clock=self._clock,
         )
         self.operations.reloader = self._reloader.reload
-        self._add_admin_interfaces(config)
+        if file is not None:
+            self.operations.configuration = self._explain
+        self._add_admin_interfaces(config, "" if file is None else file.path)
 
     def _add(self, service: T) -> T:
         service.setServiceParent(self)
@@ -207,18 +210,33 @@ class Application(MultiService):
             own["state"] = self._state.failures
         return own | self._observers.dropped()
 
-    def _add_admin_interfaces(self, config: Config) -> None:
-        """The manhole and the control port."""
+    def _add_admin_interfaces(self, config: Config, config_path: str) -> None:
+        """The manhole, who may use the HTTP API, and the control port."""
         if config.manhole is not None:
             from monconn.faces.manhole.service import ManholeService
 
             self._manhole = self._add(
                 ManholeService(config.manhole, *self._shared, self.operations)
             )
+        if config.http is not None:
+            from monconn.ops.access import Access
+
+            self.operations.access = Access(config.http, config_path, *self._shared)
+            self._add(self.operations.access)
         for control in config.control:
             from monconn.faces.control.service import ControlService
 
             self._add(ControlService(control, *self._shared, self.operations))
+        if config.http is not None:
+            from monconn.faces.http.app import HttpApp
+            from monconn.faces.http.guard import Guard
+            from monconn.faces.http.service import HttpService
+
+            _, reactor, clock = self._shared
+            assert self.operations.access is not None
+            guard = Guard(config.http, self.operations.access, clock)
+            app = HttpApp(self.operations, guard)
+            self._add(HttpService(config.http, reactor, clock, app))
 
     def privilegedStartService(self) -> None:
         """Open every listener, or none, before ``twistd`` drops privileges.
@@ -280,7 +298,7 @@ class Application(MultiService):
         finally:
             progress.stop()
             self._stop_began = None
-        self._close_log.flush()
+        self.close_log.flush()
         self._hex_dump.stop(_FLUSH_SECONDS)
         await self._observers.stop(_FLUSH_SECONDS)
         await DeferredList([maybeDeferred(each.stopService) for each in self])
@@ -338,6 +356,11 @@ class Application(MultiService):
         if self._reloader.file is None:
             return None
         return origin_of(self._reloader.file, service, key, value, network)
+
+    def _explain(self) -> list[Section]:
+        """The settings that run."""
+        assert self._reloader.file is not None
+        return explain(self._reloader.file)
 
     def log_descriptors(self, before: int) -> None:
         """Say how many connections there may be.

@@ -1,0 +1,148 @@
+"""Routes of what is over: the stored history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from monconn.faces.http import parameters as of
+from monconn.faces.http.encoding import json_response
+from monconn.faces.http.lists import rows_answer
+from monconn.faces.http.routes import Call, Parameter, Route
+from monconn.model.actions import ACTION_KINDS
+from monconn.model.alarms import ALARM_KINDS
+from monconn.model.reasons import REASONS, REFUSALS
+from monconn.net.http.messages import Response
+from monconn.ops.columns import Listing
+from monconn.ops.history_queries import MOST_BUCKETS, USUAL_BUCKETS
+from monconn.ops.rows import HistoryConnectionRow, HistoryEventRow, ReportRow
+
+
+def _rows(call: Call, found: Deferred[Any]) -> Deferred[Response]:
+    def answer(listing: Listing[Any]) -> Any:
+        return rows_answer(call, listing.rows, is_continued=False)
+
+    return found.addCallback(answer)
+
+
+def _period(call: Call) -> dict[str, Any]:
+    return {"limit": of.USUAL_LIMIT, **call.arguments}
+
+
+def _history(call: Call) -> Deferred[Response]:
+    return _rows(call, call.operations.history(**_period(call)))
+
+
+def _events(call: Call) -> Deferred[Response]:
+    return _rows(call, call.operations.history_events(**_period(call)))
+
+
+def _reasons(call: Call) -> Deferred[Response]:
+    return call.operations.history_reasons(**call.arguments).addCallback(json_response)
+
+
+def _report(call: Call) -> Deferred[Response]:
+    made = call.operations.report(**call.arguments)
+    return made.addCallback(lambda row: json_response(row.to_json()))
+
+
+def _reason_of(words: tuple[str, ...], help: str) -> Parameter:
+    return Parameter("reason", of.read_text, {"type": "string", "enum": list(words)}, help)
+
+
+_PERIOD = (of.SERVICE, of.CLIENT, of.SINCE, of.UNTIL)
+_REASONS_SCHEMA = {
+    "type": "object",
+    "required": ["since", "until", "bucket_seconds", "buckets"],
+    "properties": {
+        "since": {"type": "string", "format": "date-time"},
+        "until": {"type": "string", "format": "date-time"},
+        "bucket_seconds": {"type": "integer", "description": "The length of each bucket."},
+        "buckets": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["at", "total", "reasons"],
+                "properties": {
+                    "at": {"type": "string", "format": "date-time", "description": "Its begin."},
+                    "total": {"type": "integer"},
+                    "reasons": {
+                        "type": "object",
+                        "additionalProperties": {"type": "integer"},
+                        "description": "How many connections have ended with which reason.",
+                    },
+                },
+            },
+        },
+    },
+}
+
+ROUTES = (
+    Route(
+        "GET",
+        "/api/v1/history",
+        "view",
+        "Connections that have ended, the latest first.",
+        _history,
+        (
+            of.filter_of("the history"),
+            of.sort_of(HistoryConnectionRow),
+            *_PERIOD,
+            _reason_of(REASONS, "Only those that ended so."),
+            of.LIMIT,
+        ),
+        HistoryConnectionRow,
+        is_list=True,
+        errors=(404, 503),
+    ),
+    Route(
+        "GET",
+        "/api/v1/history/events",
+        "view",
+        "Refusals, alarms, actions, starts and stops, the latest first.",
+        _events,
+        (
+            of.filter_of("the history's events"),
+            of.sort_of(HistoryEventRow),
+            *_PERIOD,
+            _reason_of(
+                tuple(dict.fromkeys((*REFUSALS, *ALARM_KINDS, *ACTION_KINDS))),
+                "Only this refusal, alarm or action.",
+            ),
+            of.LIMIT,
+        ),
+        HistoryEventRow,
+        is_list=True,
+        errors=(404, 503),
+    ),
+    Route(
+        "GET",
+        "/api/v1/history/reasons",
+        "view",
+        "How many connections have ended with which reason, over time.",
+        _reasons,
+        (
+            of.filter_of("the history"),
+            *_PERIOD,
+            of.integer(
+                "buckets",
+                f"The most parts that the time is divided into; {USUAL_BUCKETS} if left out.",
+                1,
+                MOST_BUCKETS,
+            ),
+        ),
+        schema=_REASONS_SCHEMA,
+        errors=(404, 503),
+    ),
+    Route(
+        "GET",
+        "/api/v1/report",
+        "view",
+        "A period of the history in figures.",
+        _report,
+        _PERIOD,
+        ReportRow,
+        errors=(404, 503),
+    ),
+)

@@ -1,0 +1,455 @@
+"""Who may use the HTTP API: its tokens, the links that log a browser in, and its sessions."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+from monconn.access import files
+from monconn.access.codes import CODE_SECONDS, Codes, Grant
+from monconn.access.sessions import RENEW_SECONDS, NoSession, Session, SessionKeys
+from monconn.access.tokens import (
+    MOST_TOKENS,
+    Token,
+    Tokens,
+    digest_of,
+    is_name,
+    make_token,
+    may_hand_out,
+    with_token,
+    without_token,
+)
+from monconn.addresses import TcpAddress
+from monconn.background import ThreadReactor, run_in_thread
+from monconn.clock import Clock
+from monconn.config.sections import HttpConfig
+from monconn.errors import FileError, Forbidden, NotConfigured, QuestionError, quoted
+from monconn.log import Logger
+from monconn.model.actions import ActionKind, Actor
+from monconn.model.record import iso_time
+from monconn.monitor.registry import Registry
+from monconn.ops.reporting import Reporter
+from monconn.ops.rows import TokenRow
+from monconn.roles import ROLES, Role
+from monconn.turns import uncancellable
+
+T = TypeVar("T")
+
+WATCH_SECONDS = 2.0
+"""How often the file of tokens is looked at."""
+
+
+@attrs.frozen
+class Link:
+    """What logs a browser in.
+
+    :param url: with a code in its fragment, which no browser sends: so neither the logs of a proxy
+        nor another site get it.
+    :param seconds: how long it may be used, once.
+    """
+
+    url: str = attrs.field(repr=False)
+    seconds: float
+
+
+@attrs.frozen
+class NewToken:
+    """A token that was made; it is nowhere else.
+
+    :param path: of the file that has its digest.
+    """
+
+    name: str
+    role: Role
+    token: str = attrs.field(repr=False)
+    path: str
+
+
+class Access(Service):
+    """Knows who may use the HTTP API, and follows the file of tokens.
+
+    Disks may hang: while it runs, files are read and written in threads, and one change at a time
+    is under way. While the file of tokens is damaged, or open to others, no token is in force.
+
+    :param config: where the files are, and what the links lead to.
+    :param config_path: the configuration's file; empty without one.
+    :param registry: whose observers are notified of what is done.
+    :param reactor: where threads report to.
+    :param clock: monotonic time and timers.
+    :param wall: wall-clock seconds: sessions outlast a restart of the machine.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: HttpConfig,
+        config_path: str,
+        registry: Registry,
+        reactor: ThreadReactor,
+        clock: Clock,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._clock = clock
+        self._wall = wall
+        self._report = Reporter(registry)
+        self._lock = DeferredLock()
+        self.tokens_path = files.tokens_path(config, config_path)
+        self._keys_path = files.sessions_path(config, config_path)
+        self._tokens = Tokens()
+        self._look = files.Look()
+        self._fault = ""
+        self._is_looking = False
+        self._changes = 0
+        self._keys = SessionKeys.new()
+        self._codes = Codes(clock)
+        self._timer: IDelayedCall | None = None
+        self.port: int | None = None
+        """The port that is listened on, if the configuration leaves it to the kernel."""
+
+    def startService(self) -> None:
+        """Read the files, and follow that of tokens.
+
+        :raises FileError: one is damaged, or open to others.
+        """
+        looked = files.read_tokens(self.tokens_path)
+        keys = files.read_keys(self._keys_path)
+        if keys is None:
+            try:
+                files.write_keys(self._keys_path, self._keys)
+            except FileError as error:
+                self._log.warn("browsers are logged out by a restart: {error}", error=error)
+        else:
+            self._keys = keys
+        super().startService()
+        self._use(looked)
+        self._timer = self._clock.callLater(WATCH_SECONDS, self._poll)
+
+    def stopService(self) -> None:
+        """Follow the file no more."""
+        super().stopService()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # -- the file of tokens
+
+    def _poll(self) -> None:
+        self._timer = self._clock.callLater(WATCH_SECONDS, self._poll)
+        if self._is_looking:  # the disk hangs
+            return
+        path, before, changes = self.tokens_path, self._look, self._changes
+
+        def done(outcome: Any) -> None:
+            self._is_looking = False
+            # What was changed here meanwhile is newer than what was seen.
+            if isinstance(outcome, files.Looked) and changes == self._changes and self.running:
+                self._use(outcome)
+
+        try:
+            run_in_thread(
+                self._reactor,
+                "monconn tokens",
+                lambda: files.look_at_tokens(path, before),
+                done,
+            )
+            self._is_looking = True
+        except RuntimeError:
+            pass  # the system gives us no thread now
+
+    def _use(self, looked: files.Looked) -> None:
+        self._look = looked.look
+        if looked.tokens is None:
+            return
+        if looked.fault and looked.fault != self._fault:
+            self._log.error("{fault}: no token is in force until then", fault=looked.fault)
+        elif not looked.fault and self._fault:
+            self._log.info("the tokens are in force again")
+        elif not looked.fault and looked.tokens != self._tokens:
+            self._log.info("tokens of the HTTP API: {count}", count=len(looked.tokens.known))
+        self._fault = looked.fault
+        self._tokens = looked.tokens
+
+    def _changed_file(self, change: Callable[[bytes, Tokens], bytes]) -> Deferred[None]:
+        """Change the file in a thread, and use what is in it then."""
+
+        def work() -> Deferred[files.Looked]:
+            return self._in_thread(lambda: files.change_tokens(self.tokens_path, change))
+
+        def use(looked: files.Looked) -> None:
+            self._changes += 1
+            self._use(looked)
+
+        return self._one_at_a_time(work).addCallback(use)
+
+    def _one_at_a_time(self, work: Callable[[], Deferred[T]]) -> Deferred[T]:
+        running: Deferred[T] = self._lock.run(work)
+        return uncancellable(running)
+
+    def _in_thread(self, work: Callable[[], T]) -> Deferred[T]:
+        done: Deferred[T] = Deferred()
+
+        def finish(outcome: Any) -> None:
+            if isinstance(outcome, BaseException):
+                done.errback(Failure(outcome))
+            else:
+                done.callback(outcome)
+
+        try:
+            run_in_thread(self._reactor, "monconn access", work, finish)
+        except RuntimeError as error:
+            raise FileError(f"the files of the HTTP API cannot be changed now: {error}") from None
+        return done
+
+    # -- who it is
+
+    @property
+    def cookie_name(self) -> str:
+        """The name of cookies: another one for each monconn, as browsers send the cookies of a host
+        to all its ports."""
+        return f"monconn_{self._keys.instance}"
+
+    def token(self, text: str) -> Token | None:
+        """The token that somebody has; None if it is none, or none any more."""
+        digest = digest_of(text)
+        return None if digest is None else self._tokens.find(digest)
+
+    def is_in_force(self, token: Token) -> bool:
+        """Whether a token was neither revoked nor changed."""
+        return token in self._tokens.known
+
+    def session(self, cookie: str) -> Session | NoSession:
+        """The session of a cookie, or why there is none."""
+        session = self._keys.read(cookie, self._wall())
+        if isinstance(session, Session) and not self.is_open(session):
+            return "ended"
+        return session
+
+    def is_open(self, session: Session) -> bool:
+        """Whether a session has not ended, nor its token been revoked or changed."""
+        if session.key_id != self._keys.key_id or not self._keys.is_open(session, self._wall()):
+            return False
+        return not session.token or any(
+            session.token == self._keys.token_id(each.digest) and each.role == session.role
+            for each in self._tokens.known
+        )
+
+    def cookie_of(self, session: Session) -> str:
+        """The value of a session's cookie, which lasts longer from now on."""
+        return self._keys.sign(attrs.evolve(session, renewed_at=self._wall()))
+
+    def is_old(self, session: Session) -> bool:
+        """Whether the cookie of a session that is open is to be replaced."""
+        is_recent = 0 <= self._wall() - session.renewed_at < RENEW_SECONDS
+        return not is_recent and self.is_open(session)
+
+    # -- sessions
+
+    def log_in(self, code: str, origin: str) -> Session | None:
+        """Use a one-time code.
+
+        :param origin: where from, for the audit trail.
+        :returns: None if there is no such code, or none any more.
+        """
+        grant = self._codes.take(code)
+        if grant is None:
+            return None
+        session = self._keys.new_session(grant.name, grant.role, self._wall())
+        return self._logged_in(session, f"{_from(origin)} by a link for {grant.by}")
+
+    def log_in_with_token(self, text: str, origin: str) -> Session | None:
+        """Begin a session for a token; it ends when that is revoked.
+
+        :returns: None if there is no such token.
+        """
+        token = self.token(text)
+        if token is None:
+            return None
+        session = self._keys.new_session(
+            f"token {token.name}", token.role, self._wall(), self._keys.token_id(token.digest)
+        )
+        return self._logged_in(session, _from(origin))
+
+    def _logged_in(self, session: Session, how: str) -> Session:
+        self._done("log_in", Actor.session(session.name), session.role, how)
+        return session
+
+    def log_out(self, session: Session) -> None:
+        """End one session."""
+        self._keys = self._keys.without(session, self._wall())
+        self._done("log_out", Actor.session(session.name), session.role)
+        keys = self._keys
+        saving = self._one_at_a_time(lambda: self._in_thread(lambda: self._save(keys)))
+        saving.addErrback(
+            lambda failure: self._log.warn(
+                "who has logged out may be logged in again after a restart: {error}",
+                error=failure.value,
+            )
+        )
+
+    def log_out_all(self, actor: Actor) -> Deferred[None]:
+        """End all sessions, and let no link that was made be used.
+
+        :raises FileError: in the Deferred: they have ended, but would be back after a restart.
+        """
+        self._keys = keys = SessionKeys.new(self._keys.instance)
+        self._codes.clear()
+        self._done("log_out_all", actor)
+
+        def explain(failure: Failure) -> None:
+            failure.trap(FileError)
+            raise FileError(
+                f"all sessions have ended, but may be back after a restart: {failure.value}"
+            )
+
+        saving = self._one_at_a_time(lambda: self._in_thread(lambda: self._save(keys)))
+        return saving.addErrback(explain)
+
+    def _save(self, keys: SessionKeys) -> None:
+        files.write_keys(self._keys_path, keys)
+
+    # -- links and tokens
+
+    def make_link(
+        self,
+        actor: Actor,
+        giver: Role,
+        role: str | None = None,
+        *,
+        seconds: float = CODE_SECONDS,
+    ) -> Link:
+        """A link that opens the page and logs in, once.
+
+        :param giver: what whoever asks for it may do.
+        :param role: what the session may do; the giver's role if left out.
+        :param seconds: how long it may be used.
+        :raises QuestionError: there is no such role.
+        :raises Forbidden: that is more than the giver may.
+        :raises NotConfigured: no browser can reach the HTTP API.
+        """
+        base, granted = self.url(), _granted(giver, role)
+        code = self._codes.make(Grant(_name_of(actor), granted, actor.describe()), seconds)
+        return Link(f"{base}/#login/{code}", seconds)
+
+    def make_token(
+        self, actor: Actor, giver: Role, role: str | None = None, name: str | None = None
+    ) -> Deferred[NewToken]:
+        """Make a token, and have the file list it.
+
+        :param giver: what whoever asks for it may do.
+        :param role: what it may do; the giver's role if left out.
+        :param name: one is made up if it is left out.
+        :raises Forbidden: the role is more than the giver may.
+        :raises QuestionError: there is no such role, or it is no name; in the Deferred: there is
+            one of that name, or there are too many.
+        :raises FileError: in the Deferred: the file cannot be changed.
+        """
+        granted = _granted(giver, role)
+        if name is not None and not is_name(name):
+            raise QuestionError(
+                f"{quoted(name)} is no name of a token: letters, digits and . _ @ - are, 64 at most"
+            )
+        text = make_token()
+        digest = digest_of(text)
+        assert digest is not None
+        token = Token(name or f"{granted}-{secrets.token_hex(3)}", granted, digest)
+        comment = f"made {iso_time(self._wall())} for {actor.describe()}"
+
+        def change(content: bytes, tokens: Tokens) -> bytes:
+            if tokens.named(token.name) is not None:
+                raise QuestionError(
+                    f"there is a token named {token.name} already: revoke it, or choose another"
+                    " name"
+                )
+            if len(tokens.known) >= MOST_TOKENS:
+                raise QuestionError(f"there are {MOST_TOKENS:,} tokens already: revoke some")
+            return with_token(content, token, comment)
+
+        def made(_: None) -> NewToken:
+            self._done("make_token", actor, f"{token.name} ({granted})")
+            return NewToken(token.name, granted, text, self.tokens_path)
+
+        return self._changed_file(change).addCallback(made)
+
+    def tokens(self) -> list[TokenRow]:
+        """The tokens that are in force.
+
+        :raises FileError: the file cannot be used.
+        """
+        if self._fault:
+            raise FileError(self._fault)
+        return [TokenRow(each.name, each.role) for each in self._tokens.known]
+
+    def revoke_token(self, actor: Actor, name: str) -> Deferred[None]:
+        """Have a token and the sessions that were begun with it be of no use any more.
+
+        :raises QuestionError: in the Deferred: there is none of that name.
+        :raises FileError: in the Deferred: the file cannot be changed.
+        """
+
+        def change(content: bytes, tokens: Tokens) -> bytes:
+            if tokens.named(name) is None:
+                raise QuestionError(f"there is no token named {quoted(name)}")
+            return without_token(content, name)
+
+        def revoked(_: None) -> None:
+            self._done("revoke_token", actor, name)
+
+        return self._changed_file(change).addCallback(revoked)
+
+    def url(self) -> str:
+        """Where a browser finds the page, without the slash at the end.
+
+        :raises NotConfigured: it is served at a UNIX socket, and no name is known.
+        """
+        listen, hosts = self._config.listen, self._config.hosts
+        if isinstance(listen, TcpAddress):
+            scheme = "http" if self._config.tls is None else "https"
+            host = listen.host
+            if self._config.tls is not None and hosts:
+                host = hosts[0]  # the certificate is for a name
+            elif host in ("", "0.0.0.0", "::"):
+                host = "localhost"
+            return f"{scheme}://{TcpAddress(host, self.port or listen.port)}"
+        if hosts:
+            return f"https://{hosts[0]}"  # the proxy in front of it
+        raise NotConfigured(
+            f"browsers cannot open {listen}: listen at 127.0.0.1:PORT, or have a proxy in front of"
+            " it, and its name in hosts: [NAME] of http:"
+        )
+
+    def _done(self, kind: ActionKind, actor: Actor, target: str = "", detail: str = "") -> None:
+        self._report(kind, actor, (), None, target, detail=detail)
+
+
+def _granted(giver: Role, role: str | None) -> Role:
+    """The role that is given, within that of the giver."""
+    for each in ROLES:
+        if role == each:
+            if not may_hand_out(giver, each):
+                raise Forbidden(f"who has the role {giver} cannot give the role {each}")
+            return each
+    if role is not None:
+        raise QuestionError(f"{quoted(role)} is no role: {' or '.join(ROLES)}")
+    return giver
+
+
+def _from(origin: str) -> str:
+    return f"from {origin}" if origin else "over the UNIX socket"
+
+
+def _name_of(actor: Actor) -> str:
+    """Whom a session is for: it outlasts the process that has asked for the link."""
+    if actor.kind == "process":
+        return f"uid {actor.uid}{f' ({actor.name})' if actor.name else ''}"
+    return actor.describe()

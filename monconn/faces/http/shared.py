@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from twisted.internet.interfaces import IDelayedCall
-
 from monconn.faces.http.answers import SharedAnswers
 from monconn.faces.http.caller import Caller
 from monconn.faces.http.events import Channels
@@ -19,9 +15,6 @@ from monconn.ops.operations import Operations
 
 STREAMS_OF_CALLER = 96
 """The most streams of one caller: some of those that the server has are left for others."""
-CHECK_SECONDS = 5.0
-"""How often it is asked whether the callers of streams are who they were: a revoked token must not
-go on being told what happens."""
 
 
 class Shared:
@@ -36,9 +29,7 @@ class Shared:
         self.taps = HttpTaps(operations)
         self.answers = SharedAnswers(operations.clock)
         self.walks = Walks(operations.clock)
-        self._clock = operations.clock
         self._streams: dict[EventStream, Caller] = {}
-        self._timer: IDelayedCall | None = None
 
     def check_room(self, caller: Caller) -> None:
         """Make sure that a caller may have one more stream.
@@ -54,23 +45,9 @@ class Shared:
             )
 
     def answer(self, caller: Caller, stream: EventStream) -> Response:
-        """The answer that is a stream, until it is over, or its caller may have it no more."""
+        """The answer that is a stream, which counts as the caller's until it is over."""
         self._streams[stream] = caller
-        if self._timer is None:
-            self._timer = self._clock.callLater(CHECK_SECONDS, self._check)
-        return stream.answer(partial(self._over, stream))
-
-    def _over(self, stream: EventStream) -> None:
-        self._streams.pop(stream, None)
-        if not self._streams and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _check(self) -> None:
-        self._timer = self._clock.callLater(CHECK_SECONDS, self._check)
-        for stream, caller in tuple(self._streams.items()):
-            if not caller.is_valid():
-                stream.finish()
+        return stream.answer(lambda: self._streams.pop(stream, None))
 
     def close(self) -> None:
         """Hold nothing any more, and end all streams."""

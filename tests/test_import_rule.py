@@ -125,7 +125,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.blocks": CORE | ROWS,
     "ops.replay": LOWEST | {"model"},
     "ops.reload": LOWEST,
-    "ops.access": CORE | {"config", "access", "ops.reporting"},
+    "ops.access": CORE | {"config", "access", "ops.reporting", "ops.rows"},
     "ops.taps": CORE | ROWS,
     "ops.triggers": BELOW_OPS | ROWS,
     "ops.captures": BELOW_OPS | ROWS | {"ops.reporting", "ops.taps", "ops.triggers"},

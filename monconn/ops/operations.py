@@ -182,6 +182,18 @@ class Operations:
             registry, devices, history, self.captures, self._live, self._report
         )
 
+    def http_access(self) -> Access:
+        """Who may use the HTTP API: links, tokens and sessions.
+
+        :raises NotConfigured: it is not served.
+        """
+        if self.access is None:
+            raise NotConfigured(
+                "this monconn serves no HTTP: add http: {listen: 127.0.0.1:9180} to its"
+                " configuration (with -p: the option --http), and restart it"
+            )
+        return self.access
+
     def monitors(self, service: str | None = None) -> list[Monitor]:
         """One service's monitor, or all of them.
 

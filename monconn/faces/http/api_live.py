@@ -60,6 +60,7 @@ ROUTES = (
         "view",
         "The figures of all services once a second, and alarms and actions as they happen.",
         _live,
+        content_type="text/event-stream",
     ),
     Route(
         "GET",

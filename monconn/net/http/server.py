@@ -355,7 +355,7 @@ class _Client(Protocol):
         assert isinstance(head, h11.Request)  # as there is a whole head
         self._head = head
         if head.http_version[:1] != b"1":
-            raise _Refused(505, "only HTTP/1.1 is spoken here")
+            raise _Refused(505, "the version must be HTTP/1.1")
         if head.method == b"CONNECT":
             raise _Refused(501, "this is no proxy")
         names = [name for name, _ in head.headers]

@@ -9,15 +9,17 @@ const known = new Map();
 
 /**
  * @param {string} word
+ * @param {string} kind Of several that a word has.
  * @returns {Promise<Row | null>} None if the server knows no such word.
  */
-export async function explain(word) {
+export async function explain(word, kind) {
   if (!known.has(word)) {
-    const answer = await get(`words/${path(word)}`);
-    const list = Array.isArray(answer?.rows) ? answer.rows : [answer];
-    known.set(word, list[0] ?? null);
+    const { explanations } = await get(`words/${path(word)}`);
+    known.set(word, explanations);
   }
-  return known.get(word);
+  /** @type {Row[]} */
+  const explanations = known.get(word);
+  return explanations.find((each) => each.kind === kind) ?? explanations[0] ?? null;
 }
 
 /**

@@ -289,7 +289,7 @@ class ConnectionView {
    */
   async drawWhy(row, word) {
     try {
-      const explanation = await explain(word);
+      const explanation = await explain(word, row.refusal ? "refusal" : "reason");
       if (explanation === null || this.isStopped) return;
       drawExplanation(this.why, explanation, row, row.refusal ? "Why it was refused" : "Why it ended");
       if (row.detail) this.why.children[0]?.after(h("p", null, h("strong", null, "Detail: "), row.detail));

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -32,8 +32,9 @@ from monconn.background import ThreadReactor, run_in_thread
 from monconn.clock import Clock
 from monconn.config.sections import HttpConfig
 from monconn.errors import FileError, Forbidden, NotConfigured, QuestionError, quoted
+from monconn.files import file_name
 from monconn.log import Logger
-from monconn.model.actions import ActionKind, Actor
+from monconn.model.actions import CONFIGURATION, ActionKind, Actor
 from monconn.model.record import iso_time
 from monconn.monitor.registry import Registry
 from monconn.ops.reporting import Reporter
@@ -131,8 +132,8 @@ class Access(Service):
                 self._log.warn("browsers are logged out by a restart: {error}", error=error)
         else:
             self._keys = keys
-        super().startService()
         self._use(looked)
+        super().startService()
         self._timer = self._clock.callLater(WATCH_SECONDS, self._poll)
 
     def stopService(self) -> None:
@@ -174,11 +175,19 @@ class Access(Service):
         if looked.fault and looked.fault != self._fault:
             self._log.error("{fault}: no token is in force until then", fault=looked.fault)
         elif not looked.fault and self._fault:
-            self._log.info("the tokens are in force again")
-        elif not looked.fault and looked.tokens != self._tokens:
-            self._log.info("tokens of the HTTP API: {count}", count=len(looked.tokens.known))
-        self._fault = looked.fault
-        self._tokens = looked.tokens
+            self._log.info("{path} can be used again", path=file_name(self.tokens_path))
+        before, self._tokens, self._fault = self._tokens, looked.tokens, looked.fault
+        if self.running and not looked.fault:
+            self._report_edit(before, looked.tokens)
+
+    def _report_edit(self, before: Tokens, after: Tokens) -> None:
+        """Report what somebody has changed in the file."""
+        added = [each for each in after.known if each not in before.known]
+        gone = [each for each in before.known if each not in after.known]
+        if added:
+            self._done("make_token", CONFIGURATION, _names(added), "in the file")
+        if gone:
+            self._done("revoke_token", CONFIGURATION, _names(gone), "in the file")
 
     def _changed_file(self, change: Callable[[bytes, Tokens], bytes]) -> Deferred[None]:
         """Change the file in a thread, and use what is in it then."""
@@ -188,7 +197,8 @@ class Access(Service):
 
         def use(looked: files.Looked) -> None:
             self._changes += 1
-            self._use(looked)
+            self._look, self._fault = looked.look, ""
+            self._tokens = looked.tokens or Tokens()
 
         return self._one_at_a_time(work).addCallback(use)
 
@@ -376,7 +386,7 @@ class Access(Service):
             return with_token(content, token, comment)
 
         def made(_: None) -> NewToken:
-            self._done("make_token", actor, f"{token.name} ({granted})")
+            self._done("make_token", actor, _names([token]))
             return NewToken(token.name, granted, text, self.tokens_path)
 
         return self._changed_file(change).addCallback(made)
@@ -388,7 +398,7 @@ class Access(Service):
         """
         if self._fault:
             raise FileError(self._fault)
-        return [TokenRow(each.name, each.role) for each in self._tokens.known]
+        return [TokenRow(name=each.name, role=each.role) for each in self._tokens.known]
 
     def revoke_token(self, actor: Actor, name: str) -> Deferred[None]:
         """Have a token and the sessions that were begun with it be of no use any more.
@@ -442,6 +452,10 @@ def _granted(giver: Role, role: str | None) -> Role:
     if role is not None:
         raise QuestionError(f"{quoted(role)} is no role: {' or '.join(ROLES)}")
     return giver
+
+
+def _names(tokens: Sequence[Token]) -> str:
+    return ", ".join(f"{each.name} ({each.role})" for each in tokens)
 
 
 def _from(origin: str) -> str:

@@ -57,6 +57,10 @@ TEST = [
     "hypothesis>=6.100.0",
     "setuptools>=70.1.0",  # tests/test_packaging.py builds a wheel
 ]
+# Apart from TEST: Playwright brings a Node.js of its own, 140 MB, and what a browser shows does not
+# depend on which Python drives it. `make test` installs it, `make test-lowest` does not. It is
+# pinned to a release line, as it speaks with Debian's chromium by a protocol that changes.
+BROWSER = ["playwright~=1.65.0", "axe-playwright-python~=0.1.8"]
 
 setup(
     name="monconn",
@@ -121,9 +125,11 @@ setup(
         "notify": NOTIFY,
         "all": [*MANHOLE, *TUI, *METRICS, *HTTP, *NOTIFY],
         "test": TEST,
+        "browser": BROWSER,
         # Linters are pinned to a release line: a new rule is no reason for a red build.
         "dev": [
             *TEST,
+            *BROWSER,
             "build>=1.2",
             "twine~=7.0.0",
             "mypy~=2.4.0",

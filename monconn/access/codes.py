@@ -39,13 +39,16 @@ class Codes:
         self._clock = clock
         self._grants: dict[bytes, tuple[float, Grant]] = {}  # the oldest first
 
-    def make(self, grant: Grant) -> str:
-        """A new code: 256 bits of the kernel's random numbers."""
+    def make(self, grant: Grant, seconds: float = CODE_SECONDS) -> str:
+        """A new code: 256 bits of the kernel's random numbers.
+
+        :param seconds: how long it may be used.
+        """
         self._drop_ended()
         if len(self._grants) >= MOST_CODES:
             del self._grants[next(iter(self._grants))]
         code = secrets.token_urlsafe(32)
-        self._grants[_digest(code)] = (self._clock.seconds() + CODE_SECONDS, grant)
+        self._grants[_digest(code)] = (self._clock.seconds() + seconds, grant)
         return code
 
     def take(self, code: str) -> Grant | None:
@@ -61,11 +64,8 @@ class Codes:
 
     def _drop_ended(self) -> None:
         now = self._clock.seconds()
-        while self._grants:
-            first = next(iter(self._grants))
-            if self._grants[first][0] > now:
-                break
-            del self._grants[first]
+        for digest in [digest for digest, (end, _) in self._grants.items() if end <= now]:
+            del self._grants[digest]
 
 
 def _digest(code: str) -> bytes:

@@ -13,11 +13,11 @@ import hmac
 import json
 import secrets
 from collections.abc import Mapping
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import attrs
 
-from monconn.roles import Role
+from monconn.roles import ROLES, Role
 
 IDLE_SECONDS = 12 * 3600.0
 """How long a session lasts without any request."""
@@ -170,7 +170,7 @@ def _session(payload: bytes, key_id: str) -> Session | None:
         return None
     texts, times = (identity, name, token), (opened_at, renewed_at)
     if (
-        role not in get_args(Role)
+        role not in ROLES
         or not all(isinstance(each, str) for each in texts)
         or not all(isinstance(each, float) for each in times)
     ):

@@ -11,13 +11,12 @@ import hashlib
 import hmac
 import re
 import secrets
-from typing import get_args
 
 import attrs
 
 from monconn.errors import FileError, quoted
 from monconn.files import file_name
-from monconn.roles import Role
+from monconn.roles import ROLES, Role
 
 MOST_TOKENS = 1_000
 MOST_BYTES = 1 << 20
@@ -127,7 +126,7 @@ def _fault_of(words: list[str]) -> str | None:
     name, role, digest = words
     if not is_name(name):
         return f"{quoted(name)} is no name: letters, digits and . _ @ - are, 64 at most"
-    if role not in get_args(Role):
+    if role not in ROLES:
         return f"{quoted(role)} is no role: view or operate"
     if not _DIGEST.fullmatch(digest):
         return "the digest must be sha256: and 64 hexadecimal digits in lower case"

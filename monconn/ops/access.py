@@ -37,7 +37,8 @@ from monconn.model.actions import ActionKind, Actor
 from monconn.model.record import iso_time
 from monconn.monitor.registry import Registry
 from monconn.ops.reporting import Reporter
-from monconn.roles import Role
+from monconn.ops.rows import TokenRow
+from monconn.roles import ROLES, Role
 from monconn.turns import uncancellable
 
 T = TypeVar("T")
@@ -319,65 +320,75 @@ class Access(Service):
 
     # -- links and tokens
 
-    def make_link(self, actor: Actor, giver: Role, role: Role | None = None) -> Link:
+    def make_link(
+        self,
+        actor: Actor,
+        giver: Role,
+        role: str | None = None,
+        *,
+        seconds: float = CODE_SECONDS,
+    ) -> Link:
         """A link that opens the page and logs in, once.
 
         :param giver: what whoever asks for it may do.
         :param role: what the session may do; the giver's role if left out.
+        :param seconds: how long it may be used.
+        :raises QuestionError: there is no such role.
         :raises Forbidden: that is more than the giver may.
         :raises NotConfigured: no browser can reach the HTTP API.
         """
-        role = self._granted(giver, role)
-        base = self.url()
-        code = self._codes.make(Grant(_name_of(actor), role, actor.describe()))
-        return Link(f"{base}/#login/{code}", CODE_SECONDS)
+        base, granted = self.url(), _granted(giver, role)
+        code = self._codes.make(Grant(_name_of(actor), granted, actor.describe()), seconds)
+        return Link(f"{base}/#login/{code}", seconds)
 
     def make_token(
-        self, actor: Actor, giver: Role, role: Role, name: str | None = None
+        self, actor: Actor, giver: Role, role: str | None = None, name: str | None = None
     ) -> Deferred[NewToken]:
         """Make a token, and have the file list it.
 
+        :param giver: what whoever asks for it may do.
+        :param role: what it may do; the giver's role if left out.
         :param name: one is made up if it is left out.
         :raises Forbidden: the role is more than the giver may.
-        :raises QuestionError: it is no name; in the Deferred: there is one of that name, or there
-            are too many.
+        :raises QuestionError: there is no such role, or it is no name; in the Deferred: there is
+            one of that name, or there are too many.
         :raises FileError: in the Deferred: the file cannot be changed.
         """
-        role = self._granted(giver, role)
+        granted = _granted(giver, role)
         if name is not None and not is_name(name):
             raise QuestionError(
                 f"{quoted(name)} is no name of a token: letters, digits and . _ @ - are, 64 at most"
             )
-        name = name or f"{role}-{secrets.token_hex(3)}"
         text = make_token()
         digest = digest_of(text)
         assert digest is not None
-        token = Token(name, role, digest)
+        token = Token(name or f"{granted}-{secrets.token_hex(3)}", granted, digest)
         comment = f"made {iso_time(self._wall())} for {actor.describe()}"
 
         def change(content: bytes, tokens: Tokens) -> bytes:
-            if tokens.named(name) is not None:
+            if tokens.named(token.name) is not None:
                 raise QuestionError(
-                    f"there is a token named {name} already: revoke it, or choose another name"
+                    f"there is a token named {token.name} already: revoke it, or choose another"
+                    " name"
                 )
             if len(tokens.known) >= MOST_TOKENS:
                 raise QuestionError(f"there are {MOST_TOKENS:,} tokens already: revoke some")
             return with_token(content, token, comment)
 
         def made(_: None) -> NewToken:
-            self._done("make_token", actor, f"{role} {name}")
-            return NewToken(name, role, text, self.tokens_path)
+            self._done("make_token", actor, f"{token.name} ({granted})")
+            return NewToken(token.name, granted, text, self.tokens_path)
 
         return self._changed_file(change).addCallback(made)
 
-    def tokens(self) -> tuple[Token, ...]:
+    def tokens(self) -> list[TokenRow]:
         """The tokens that are in force.
 
         :raises FileError: the file cannot be used.
         """
         if self._fault:
             raise FileError(self._fault)
-        return self._tokens.known
+        return [TokenRow(each.name, each.role) for each in self._tokens.known]
 
     def revoke_token(self, actor: Actor, name: str) -> Deferred[None]:
         """Have a token and the sessions that were begun with it be of no use any more.
@@ -417,13 +428,20 @@ class Access(Service):
             " it, and its name in hosts: [NAME] of http:"
         )
 
-    def _granted(self, giver: Role, role: Role | None) -> Role:
-        if role is not None and not may_hand_out(giver, role):
-            raise Forbidden(f"who has the role {giver} cannot give the role {role}")
-        return role or giver
-
     def _done(self, kind: ActionKind, actor: Actor, target: str = "", detail: str = "") -> None:
         self._report(kind, actor, (), None, target, detail=detail)
+
+
+def _granted(giver: Role, role: str | None) -> Role:
+    """The role that is given, within that of the giver."""
+    for each in ROLES:
+        if role == each:
+            if not may_hand_out(giver, each):
+                raise Forbidden(f"who has the role {giver} cannot give the role {each}")
+            return each
+    if role is not None:
+        raise QuestionError(f"{quoted(role)} is no role: {' or '.join(ROLES)}")
+    return giver
 
 
 def _from(origin: str) -> str:

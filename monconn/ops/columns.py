@@ -122,7 +122,7 @@ def field(
 
     :param title: the name in capitals if left out.
     :param optional: left out of the JSON when it is None, which is its default.
-    :param nullable: may be None, and is null in JSON then.
+    :param nullable: may be None, and is null in JSON then; of an optional one, in some rows.
     """
     settings = {
         "title": title,
@@ -138,7 +138,7 @@ def field(
     return attrs.field(
         default=None if optional else attrs.NOTHING,
         kw_only=True,
-        metadata={"column": settings, "optional": optional},
+        metadata={"column": settings, "optional": optional, "is_null": nullable},
     )
 
 

@@ -202,6 +202,8 @@ class LiveQueries:
                 backend_community_id=record.backend_community_id,
                 recorded=None if recording is None else recording.byte_count(),
                 is_paused=is_paused,
+                client_ended_seconds=_seconds_to(record, record.ended_since("client")),
+                backend_ended_seconds=_seconds_to(record, record.ended_since("backend")),
             )
 
         return self.rates_known().addCallback(make)
@@ -315,3 +317,8 @@ class LiveQueries:
         for each in waiting:
             if not each.called:
                 each.errback(failure)
+
+
+def _seconds_to(record: ConnectionRecord, moment: float | None) -> float | None:
+    """How long after a connection's opening that was."""
+    return None if moment is None else round(moment - record.opened, 6)

@@ -61,6 +61,7 @@ from monconn.ops.forget import ForgetResult, Forgetting
 from monconn.ops.history_queries import MOST_BUCKETS, USUAL_BUCKETS, HistoryQueries
 from monconn.ops.live_queries import LastingListing, LiveQueries
 from monconn.ops.payload import Payload
+from monconn.ops.presence import Presence, presence_of
 from monconn.ops.reload import ReloadResult
 from monconn.ops.reporting import Reporter
 from monconn.ops.rows import (
@@ -180,6 +181,18 @@ class Operations:
         self._forgetting = Forgetting(
             registry, devices, history, self.captures, self._live, self._report
         )
+
+    def http_access(self) -> Access:
+        """Who may use the HTTP API: links, tokens and sessions.
+
+        :raises NotConfigured: it is not served.
+        """
+        if self.access is None:
+            raise NotConfigured(
+                "this monconn serves no HTTP: add http: {listen: 127.0.0.1:9180} to its"
+                " configuration (with -p: the option --http), and restart it"
+            )
+        return self.access
 
     def monitors(self, service: str | None = None) -> list[Monitor]:
         """One service's monitor, or all of them.
@@ -359,6 +372,30 @@ class Operations:
             name, monitors, self._devices, self.clock, run, since=since, limit=limit
         )
         return Deferred.fromCoroutine(telling)
+
+    def presence(
+        self,
+        names: Sequence[str],
+        *,
+        service: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> Deferred[Presence]:
+        """When devices were there; arguments are those of
+        :func:`~monconn.ops.presence.presence_of`.
+
+        :raises UnknownService: there is no such service.
+        :raises NotConfigured: devices are not watched.
+        :raises QuestionError: in the Deferred: they are too many, or the period is none.
+        """
+        monitors = self.monitors(service)
+        if self._devices is None:
+            raise NotConfigured("devices are not watched here")
+        run = self._history.run if self._history.is_stored else None
+        asked = presence_of(
+            names, monitors, self._devices, self.clock, run, since=since, until=until
+        )
+        return Deferred.fromCoroutine(asked)
 
     def blocks(self, service: str | None = None, filter: Terms = None) -> RowSteps[BlockRow]:
         """The blocked networks: a row for each network and place, that is one service or all.

@@ -83,7 +83,8 @@ class Application(MultiService):
         super().__init__()
         self._clock = MonotonicClock(reactor)
         self.registry = Registry(self._clock) if registry is None else registry
-        self._close_log = CloseLog(self._clock)
+        self.close_log = CloseLog(self._clock)
+        """Writes a line for each connection that ends."""
         self._hex_dump = HexDump(show or write_to_stdout)
         self._failed: Callable[[Any], object] = failed or log_failure
         self.config = config
@@ -114,7 +115,7 @@ class Application(MultiService):
         """Sends events to outputs; a changed section is put in force by ``apply_config``."""
         if debug:
             self.registry.observe(DebugLog(self.registry))
-        self.registry.observe(self._close_log)
+        self.registry.observe(self.close_log)
         self._metrics = self._add_metrics(config)
         self._turns: TurnMeter | None = getattr(reactor, "turn_meter", None)  # a MonconnReactor's
         self._turn_watch: TurnWatch | None = None
@@ -308,7 +309,7 @@ class Application(MultiService):
         finally:
             progress.stop()
             self._stop_began = None
-        self._close_log.flush()
+        self.close_log.flush()
         self._hex_dump.stop(_FLUSH_SECONDS)
         await self._observers.stop(_FLUSH_SECONDS)
         await DeferredList([maybeDeferred(each.stopService) for each in self])

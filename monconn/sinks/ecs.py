@@ -60,6 +60,11 @@ _CLASS_OF_ACTION: dict[ActionKind, tuple[list[str], list[str]]] = {
     "capture_start": (["network"], ["access", "start"]),
     "capture_stop": (["network"], ["end"]),
     "read_recording": (["network"], ["access"]),
+    "log_in": (["authentication", "session"], ["start"]),
+    "log_out": (["authentication", "session"], ["end"]),
+    "log_out_all": (["session"], ["end"]),
+    "make_token": (["iam"], ["creation"]),
+    "revoke_token": (["iam"], ["deletion"]),
     "stop": (["process"], ["end"]),
     "stop_now": (["process"], ["end"]),
 }

@@ -15,6 +15,7 @@ import pytest
 
 import monconn.faces.cli.demo as demo_module
 from monconn.faces.cli import demo_mqtt as mqtt
+from monconn.faces.cli.demo_network import may_drop_packets
 
 from .programs import HANG_SECONDS, SCRIPTS, Program, connect
 
@@ -80,6 +81,8 @@ def test_demo(start: Callable[..., Program]) -> None:
         "warn: demo: valve-4 (127.0.0.14) reconnect_storm alarm",
         "warn: demo: pump-3 (127.0.0.13) silent alarm",
     }
+    assert "shop: 127.0.0.66:" in text  # which is kept out
+    assert not re.search(r"shop: \S+ \w+_closed", text)  # too many, and nothing is wrong with them
     shown = introduction.partition("Ctrl-C ends it")[0]
     assert max(len(line) for line in shown.splitlines() if monconn not in line) <= 100
 
@@ -88,13 +91,14 @@ def test_demo(start: Callable[..., Program]) -> None:
 @pytest.mark.usefixtures("runtime")
 def test_the_one_that_falls_silent(start: Callable[..., Program], may_drop: bool) -> None:
     """It vanishes where the kernel lets us have it vanish; the description says which."""
-    if may_drop and not demo_module._may_drop_packets():
+    if may_drop and not may_drop_packets():
         pytest.skip("this user must not have the kernel drop packets")
     code = f"""
-import monconn.faces.cli.demo as demo
-demo._may_drop_packets = lambda: {may_drop}
-demo._UNREACHABLE_SECONDS = demo._IDLE_SECONDS = 1.0
-demo._ANSWER_SECONDS = demo._Vanishing.stay = demo._FallingSilent.stay = 0.5
+from monconn.faces.cli import demo, demo_broker, demo_devices
+demo.may_drop_packets = lambda: {may_drop}
+demo.UNREACHABLE_SECONDS = demo_devices.UNREACHABLE_SECONDS = demo._IDLE_SECONDS = 1.0
+demo_broker.ANSWER_SECONDS = 0.5
+demo_devices._Vanishing.stay = demo_devices._FallingSilent.stay = 0.5
 demo.run_demo()
 """
     demo = start(sys.executable, "-c", code)

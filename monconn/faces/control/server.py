@@ -361,6 +361,7 @@ class ControlProtocol(amp.AMP):
             "why": True,
             "blocks": True,
             "pauses": True,
+            "web": True,
             "role": self._factory.role,
             "served": self._operations.token,
         }
@@ -616,6 +617,46 @@ class ControlProtocol(amp.AMP):
         wanted = id if uid is None else uid
         events = self._operations.recording(self._actor(), wanted, how=how)
         return self._pager.first(map(to_json, in_pieces(events)))
+
+    # -- the HTTP API
+
+    @commands.WebLink.responder
+    def web_link(self, role: str | None = None) -> dict[str, Any]:
+        """A link that logs a browser in."""
+        access = self._operations.http_access()
+        link = access.make_link(self._actor(), self._factory.role, role)
+        return {"url": link.url, "seconds": link.seconds}
+
+    @commands.MakeToken.responder
+    def make_token(self, **arguments: Any) -> Answer:
+        """A new token."""
+        access = self._operations.http_access()
+        return access.make_token(self._actor(), self._factory.role, **arguments).addCallback(
+            lambda made: {
+                "token": made.token,
+                "name": made.name,
+                "role": made.role,
+                "file": made.path,
+            }
+        )
+
+    @commands.ListTokens.responder
+    def list_tokens(self) -> Answer:
+        """The tokens that are in force."""
+        access = self._operations.http_access()
+        return self._rows(iter(access.tokens()), {"file": access.tokens_path})
+
+    @commands.RevokeToken.responder
+    def revoke_token(self, name: str) -> Answer:
+        """Have a token be of no use any more."""
+        revoking = self._operations.http_access().revoke_token(self._actor(), name)
+        return revoking.addCallback(lambda _: {})
+
+    @commands.LogOutAll.responder
+    def log_out_all(self) -> Answer:
+        """End the sessions of all browsers."""
+        ending = self._operations.http_access().log_out_all(self._actor())
+        return ending.addCallback(lambda _: {})
 
     # -- pause, drain
 

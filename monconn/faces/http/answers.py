@@ -203,13 +203,25 @@ class SharedAnswers:
             self._queue.append(shared)
         self._make_next()
 
+    def close(self) -> None:
+        """Hold nothing any more; who waits is not answered."""
+        for timer in (self._timer, self._cleaner):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._cleaner = None
+        self._queue.clear()
+        self._answers.clear()
+        self._bytes = 0
+
     # -- bounds
 
     def _hold(self, shared: _Shared, response: Response, making: tuple[float, int]) -> None:
-        is_there = self._answers.get(shared.key) is shared
-        self._bytes -= shared.size if is_there else 0
+        if self._answers.get(shared.key) is not shared:
+            shared.response, shared.made = response, making  # only for those who wait
+            return
+        self._bytes -= shared.size
         shared.response, shared.made = response, making
-        self._bytes += shared.size if is_there else 0
+        self._bytes += shared.size
         self._drop_oldest()
         if self._cleaner is None:
             self._cleaner = self._clock.callLater(HELD_SECONDS, self._clean)

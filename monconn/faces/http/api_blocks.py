@@ -113,6 +113,7 @@ ROUTES = (
             of.DRY_RUN,
         ),
         schema=_BLOCKED,
+        errors=(404,),
     ),
     Route(
         "DELETE",
@@ -132,6 +133,7 @@ ROUTES = (
             of.flag("dry_run", "Only answer what would be done."),
         ),
         schema=_UNBLOCKED,
+        errors=(409,),
     ),
     Route(
         "GET",

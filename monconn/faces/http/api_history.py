@@ -94,6 +94,7 @@ ROUTES = (
         ),
         HistoryConnectionRow,
         is_list=True,
+        errors=(404, 503),
     ),
     Route(
         "GET",
@@ -113,6 +114,7 @@ ROUTES = (
         ),
         HistoryEventRow,
         is_list=True,
+        errors=(404, 503),
     ),
     Route(
         "GET",
@@ -131,6 +133,7 @@ ROUTES = (
             ),
         ),
         schema=_REASONS_SCHEMA,
+        errors=(404, 503),
     ),
     Route(
         "GET",
@@ -140,5 +143,6 @@ ROUTES = (
         _report,
         _PERIOD,
         ReportRow,
+        errors=(404, 503),
     ),
 )

@@ -308,6 +308,7 @@ ROUTES = (
         "The settings that run, each with where it is written; without what is secret.",
         _config,
         schema=_CONFIG,
+        errors=(404,),
     ),
     Route(
         "POST",
@@ -317,6 +318,7 @@ ROUTES = (
         _reload,
         (of.DRY_RUN,),
         schema=_RELOADED,
+        errors=(404, 409, 422, 503),
     ),
     Route(
         "POST",
@@ -335,6 +337,7 @@ ROUTES = (
             of.DRY_RUN,
         ),
         schema=_FORGOTTEN,
+        errors=(503,),
     ),
     Route(
         "GET",
@@ -375,6 +378,7 @@ ROUTES = (
             },
         },
         status=201,
+        errors=(404, 409, 503),
     ),
     Route(
         "DELETE",
@@ -413,5 +417,6 @@ ROUTES = (
         (of.in_body_integer("number", "Of the output; all if left out.", 1),),
         NotifyTestRow,
         is_list=True,
+        errors=(404, 409),
     ),
 )

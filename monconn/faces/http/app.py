@@ -21,7 +21,9 @@ from monconn.faces.http import (
     api_services,
 )
 from monconn.faces.http.caller import Caller
+from monconn.faces.http.encoding import encode
 from monconn.faces.http.guard import Guard, Unknown
+from monconn.faces.http.openapi import describe
 from monconn.faces.http.problems import ArgumentFault, Problem, bad_arguments, problem_of
 from monconn.faces.http.routes import Call, Route
 from monconn.faces.http.shared import Shared
@@ -65,7 +67,17 @@ class HttpApp:
         self._operations = operations
         self._guard = guard
         self._elsewhere = elsewhere
-        self._paths = _Paths(routes)
+        described = Route(
+            "GET",
+            "/openapi.json",
+            "view",
+            "This description.",
+            self._describe,
+            schema={"type": "object"},
+        )
+        self.routes = (*routes, described)
+        self._paths = _Paths(self.routes)
+        self._description = b""
         self.shared = Shared(operations)
 
     def __call__(self, request: Request) -> Answer:
@@ -118,10 +130,11 @@ class HttpApp:
             answer.addBoth(acted)
             return answer
         max_age = call.arguments.get("max_age")
-        if max_age is None:
+        if max_age is None or "cursor" in call.arguments:  # the rest of a list is its caller's own
             return route.run(call)
-        others = [pair for pair in call.arguments.items() if pair[0] != "max_age"]
-        key = call.request.path, tuple(sorted(others))
+        # As they were sent: of 1h, the value is another one each time.
+        others = sorted(pair for pair in _query(call.request, []) if pair[0] != "max_age")
+        key = call.request.path, tuple(others)
         return answers.get(key, max_age, lambda: route.run(call), name)
 
     def _explain(self, failure: Failure, request: Request) -> Response:
@@ -133,9 +146,14 @@ class HttpApp:
         self._log.failure("{method} {path}", failure, method=request.method, path=request.path)
         return Problem(500, "an error of monconn's own: its log has more").response()
 
+    def _describe(self, call: Call) -> Response:
+        if not self._description:  # made once
+            self._description = encode(describe(self.routes, self._guard.cookie_name))
+        return Response(200, self._description, "application/json")
+
     def close(self) -> None:
         """Hold nothing any more."""
-        self.shared.walks.close()
+        self.shared.close()
 
 
 # -- the route

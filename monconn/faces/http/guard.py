@@ -103,6 +103,11 @@ class Guard:
         self.refused = 0
         """How many guesses there were."""
 
+    @property
+    def cookie_name(self) -> str:
+        """Of a session, without TLS."""
+        return self._access.cookie_name
+
     def stop(self) -> None:
         """Answer nobody who waits."""
         for each in tuple(self._waiting):

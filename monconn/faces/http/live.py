@@ -99,6 +99,11 @@ class Live:
         self._recent.clear()
         self._recent_bytes = 0
 
+    def close(self) -> None:
+        """End all streams."""
+        for stream in tuple(self._streams):
+            stream.finish()
+
     # -- ticks
 
     def _begin_tick(self) -> None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from monconn.net.http.messages import Headers, Response, Stream, StreamWriter
+from monconn.net.http.messages import Headers, Response, StreamWriter
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 HEADERS: Headers = (
@@ -42,11 +42,6 @@ def json_event(event: str, values: Any, id: str = "") -> bytes:
     return event_bytes(event, json.dumps(values, separators=(",", ":")).encode(), id)
 
 
-def answer(stream: Stream) -> Response:
-    """The answer that is a stream of events."""
-    return Response(200, stream, EVENT_STREAM, HEADERS)
-
-
 class EventStream:
     """What one client is sent; a :class:`~monconn.net.http.messages.Stream`.
 
@@ -66,6 +61,15 @@ class EventStream:
         self._resumed = resumed
         self._writer: StreamWriter | None = None
         self._is_over = False
+        self._over: Callable[[], object] = lambda: None
+
+    def answer(self, over: Callable[[], object]) -> Response:
+        """The answer that is this stream.
+
+        :param over: is called once nothing more is to be written.
+        """
+        self._over = over
+        return Response(200, self, EVENT_STREAM, HEADERS)
 
     @property
     def is_slow(self) -> bool:
@@ -106,4 +110,5 @@ class EventStream:
         """Implements ``Stream.stop``; harmless the second time."""
         if not self._is_over:
             self._is_over, self._writer = True, None
+            self._over()
             self._stopped(self)

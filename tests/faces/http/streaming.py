@@ -40,12 +40,19 @@ class Client:
     def __init__(self, stream: Any) -> None:
         self.writer = FakeWriter()
         self.stream: Stream = stream
+        self._last_id = ""
         self.stream.start(self.writer)
 
     def take(self) -> list[Sent]:
         """The events that have come since the last call."""
         text, self.writer.written = b"".join(self.writer.written).decode(), []
-        return [each for each in map(_parse, text.split("\n\n")) if each.event]
+        sent = [_parse(each) for each in text.split("\n\n")]
+        self._last_id = next((each.id for each in reversed(sent) if each.id), self._last_id)
+        return [each for each in sent if each.event]
+
+    def last_id(self) -> str:
+        """The ``Last-Event-ID`` of all that was taken: also of what has an id and no data."""
+        return self._last_id
 
     def comments(self) -> int:
         """How many comments came since the last call; nothing else may have."""

@@ -1,0 +1,315 @@
+/** The connections that have closed lately, with their reasons, and the reasons over time. */
+import { Problem, get } from "../api.js";
+import { stackedBars } from "../charts.js";
+import { REASON_SERIES, TickReasons } from "../connection/reasons.js";
+import { h, replace, setAttribute, setText } from "../dom.js";
+import { Table } from "../table.js";
+import { formatCount } from "../units.js";
+
+/**
+ * @typedef {import("../types.js").Row} Row
+ * @typedef {import("../types.js").Column} Column
+ * @typedef {import("../types.js").Context} Context
+ * @typedef {import("../types.js").Params} Params
+ * @typedef {import("../charts.js").Bucket} Bucket
+ */
+
+/** Periods of the history, as `since` takes them; the first is the time that this page has seen. */
+const PERIODS = /** @type {const} */ ([
+  ["", "last minutes, live"],
+  ["1h", "last hour"],
+  ["6h", "last 6 hours"],
+  ["1d", "last day"],
+  ["7d", "last 7 days"],
+  ["30d", "last 30 days"],
+]);
+const BUCKETS = 60;
+/** How often a longer period is asked for again. */
+const HISTORY_MILLISECONDS = 30_000;
+
+/** @type {import("../types.js").View} */
+export default {
+  title: "Closed",
+  async mount(root, params, context) {
+    const { columns } = await context.columns("closed");
+    const view = new ClosedView(root, params, context, columns);
+    view.start();
+    return { unmount: () => view.stop(), update: (changed) => view.changed(changed) };
+  },
+};
+
+class ClosedView {
+  /**
+   * @param {HTMLElement} root
+   * @param {Params} params
+   * @param {Context} context
+   * @param {Column[]} columns
+   */
+  constructor(root, params, context, columns) {
+    this.root = root;
+    this.params = params;
+    this.context = context;
+    /** @type {(() => void)[]} */
+    this.leaving = [];
+    this.reasons = new TickReasons();
+    this.askedAt = 0;
+    this.historyNumber = 0;
+    this.table = new Table({
+      label: "Connections that have closed",
+      columns,
+      chosen: chosenColumns(columns),
+      key: (row) => row.uid ?? row.id,
+      sort: params.sort || "closed_at",
+      usualSort: "closed_at",
+      fetch: (offset, limit, sort, signal) =>
+        get("connections", { closed: true, filter: this.params.filter, sort, offset, limit, max_age: 1 }, { signal }),
+      href: (row) => context.link(`connections/${encodeURIComponent(row.uid ?? row.id)}`),
+      onSort: (sort) => this.go({ sort }),
+      onPage: (page) => this.counted(page.total ?? page.rows.length),
+      cellClass: (column, row) => (column.name === "reason" ? reasonClass(row) : ""),
+      cellText: (column, row) => (column.name === "reason" ? String(row.reason ?? row.refusal ?? "-") : undefined),
+      empty: "No connection has closed that matches. Only the last ones are in memory.",
+    });
+    this.table.onError = (/** @type {unknown} */ error) => this.failed(error);
+    this.chart = stackedBars({
+      label: "Ends by reason",
+      series: REASON_SERIES,
+      onPick: (name, bucket) => this.picked(name, bucket),
+      empty: "No connection has ended in this time.",
+    });
+    this.filter = h("input", {
+      id: "closed-filter",
+      type: "search",
+      class: "filter-input",
+      placeholder: "reason:client_reset service:web lasted:..1s",
+      autocomplete: "off",
+      autocapitalize: "off",
+      spellcheck: "false",
+      "aria-describedby": "closed-error",
+      value: params.filter ?? "",
+    });
+    this.error = h("p", { id: "closed-error", class: "error", role: "alert" });
+    this.error.hidden = true;
+    this.count = h("span", { class: "muted", role: "status" });
+    this.period = h("select", { id: "closed-period" });
+    this.about = h("p", { class: "muted chart-about", role: "status" });
+    this.bar = h("p", { class: "chart-about" });
+  }
+
+  start() {
+    const hasHistory = Boolean(this.context.session.has.history);
+    replace(
+      this.period,
+      PERIODS.filter(([value]) => value === "" || hasHistory).map(([value, text]) => h("option", { value }, text)),
+    );
+    this.period.addEventListener("change", () => this.go({ period: this.period.value }));
+    const form = h(
+      "form",
+      {
+        class: "toolbar",
+        role: "search",
+        onsubmit: (/** @type {Event} */ event) => {
+          event.preventDefault();
+          this.go({ filter: this.filter.value.trim() });
+        },
+      },
+      h("label", { for: "closed-filter", class: "visually-hidden" }, "Filter of closed connections"),
+      this.filter,
+      h("button", { type: "submit" }, "Filter"),
+      h("button", { type: "button", class: "quiet", onclick: () => this.go({ filter: "" }) }, "Clear"),
+      this.count,
+    );
+    this.filter.addEventListener("search", () => {
+      if (this.filter.value === "" && this.params.filter) this.go({ filter: "" });
+    });
+    replace(
+      this.root,
+      h("h1", null, "Closed connections"),
+      h(
+        "section",
+        { class: "card", "aria-labelledby": "reasons-title" },
+        h(
+          "div",
+          { class: "toolbar" },
+          h("h2", { id: "reasons-title" }, "Reasons over time"),
+          h("label", { for: "closed-period", class: "visually-hidden" }, "Period"),
+          h("span", { class: "end" }, this.period),
+        ),
+        this.chart.element,
+        this.about,
+        this.bar,
+      ),
+      form,
+      this.error,
+      this.table.element,
+    );
+    for (const tick of this.context.live.ticks) this.reasons.add(tick);
+    const off = this.context.live.on("tick", (tick) => {
+      this.reasons.add(tick);
+      this.refresh();
+    });
+    this.leaving.push(off);
+    this.changed(this.params);
+  }
+
+  stop() {
+    for (const leave of this.leaving.splice(0)) leave();
+    this.historyNumber += 1;
+    this.table.destroy();
+    this.chart.remove();
+  }
+
+  /** @param {Record<string, string>} changes Of the query. */
+  go(changes) {
+    const { filter, sort, period } = { ...this.params, ...changes };
+    this.context.navigate("closed", { filter, sort: sort === "closed_at" ? "" : sort, period }, { replace: "sort" in changes });
+  }
+
+  /** @param {Params} params */
+  changed(params) {
+    const before = this.params;
+    this.params = params;
+    this.filter.value = params.filter ?? "";
+    this.period.value = params.period ?? "";
+    this.error.hidden = true;
+    setAttribute(this.filter, "aria-invalid", null);
+    replace(this.bar);
+    const sort = params.sort || "closed_at";
+    if (sort !== this.table.sort) this.table.setSort(sort);
+    else if (before !== params) this.table.reset();
+    else this.table.refresh();
+    this.askedAt = 0;
+    this.drawChart();
+  }
+
+  refresh() {
+    if (document.hidden) return;
+    if (this.error.hidden) this.table.refresh();
+    this.drawChart();
+  }
+
+  /** @param {number} total */
+  counted(total) {
+    setText(this.count, `${formatCount(total)} in memory`);
+  }
+
+  /** @param {unknown} error */
+  failed(error) {
+    if (!(error instanceof Problem)) throw error;
+    if (error.isGone) return; // the page says so itself
+    const details = error.errors.map((each) => each.detail);
+    setText(this.error, details.join(" · ") || error.detail || error.title);
+    this.error.hidden = false;
+    setAttribute(this.filter, "aria-invalid", "true");
+  }
+
+  // -- reasons over time
+
+  drawChart() {
+    const chosen = reasonOf(this.params.filter);
+    if (this.params.period) {
+      this.drawHistory(this.params.period, chosen);
+      return;
+    }
+    const service = serviceOf(this.params.filter);
+    const { buckets, since, until } = this.reasons.buckets(service);
+    this.chart.update({ buckets, since, until, chosen });
+    const whose = service ? `of ${service}` : "of all services";
+    const isNarrower = leftOver(this.params.filter);
+    const note = isNarrower ? "; the rest of the filter holds for the table alone" : "";
+    setText(this.about, `Ends ${whose} since this page was opened, at most 10 minutes${note}.`);
+  }
+
+  /**
+   * @param {string} period
+   * @param {string | null} chosen
+   */
+  async drawHistory(period, chosen) {
+    if (Date.now() - this.askedAt < HISTORY_MILLISECONDS) return;
+    this.askedAt = Date.now();
+    this.historyNumber += 1;
+    const number = this.historyNumber;
+    // Of one reason alone the bars would say less: the others stay, faded.
+    const filter = withoutReason(this.params.filter);
+    let note = "";
+    /** @type {any} */
+    let answer;
+    try {
+      answer = await get("history/reasons", { since: period, buckets: BUCKETS, filter });
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      if (number !== this.historyNumber || error.isGone) return;
+      try {
+        // What only live connections know is no key of the history.
+        answer = await get("history/reasons", { since: period, buckets: BUCKETS });
+        note = " The history cannot be filtered like that: these are all connections.";
+      } catch (again) {
+        if (!(again instanceof Problem)) throw again;
+        setText(this.about, again.detail || again.title);
+        return;
+      }
+    }
+    if (number !== this.historyNumber) return;
+    const seconds = Number(answer.bucket_seconds);
+    /** @type {Bucket[]} */
+    const buckets = answer.buckets.map((/** @type {any} */ each) => {
+      const since = new Date(each.at).getTime() / 1000;
+      return { since, until: since + seconds, counts: each.reasons };
+    });
+    this.chart.update({ buckets, since: buckets[0]?.since, until: buckets[buckets.length - 1]?.until, chosen });
+    setText(this.about, `From the history.${note}`);
+  }
+
+  /**
+   * @param {string | null} name
+   * @param {Bucket | null} bucket
+   */
+  picked(name, bucket) {
+    const rest = withoutReason(this.params.filter);
+    if (bucket === null) {
+      this.go({ filter: [rest, name === null ? "" : `reason:${name}`].filter(Boolean).join(" ") });
+      return;
+    }
+    if (name !== null) this.go({ filter: [rest, `reason:${name}`].filter(Boolean).join(" ") });
+    if (this.context.session.has.history) {
+      const since = new Date(bucket.since * 1000).toISOString();
+      const until = new Date(bucket.until * 1000).toISOString();
+      const filter = [rest, name === null ? "" : `reason:${name}`].filter(Boolean).join(" ");
+      replace(this.bar, h("a", { href: this.context.link("history", { filter, since, until }) }, "Show what this bar counts in the history"));
+    }
+  }
+}
+
+/**
+ * The usual columns, and who ended it beside the reason.
+ *
+ * @param {Column[]} columns
+ */
+function chosenColumns(columns) {
+  const names = columns.filter((each) => each.usual !== false).map((each) => each.name);
+  const place = names.indexOf("reason");
+  if (place >= 0 && !names.includes("closed_by") && columns.some((each) => each.name === "closed_by")) {
+    names.splice(place + 1, 0, "closed_by");
+  }
+  return names;
+}
+
+/** @param {Row} row */
+function reasonClass(row) {
+  return row.refusal || (row.code && row.code !== "--" && !String(row.code).startsWith("K")) ? "bad" : "";
+}
+
+const REASON = /(^|\s)reason:([a-z_]+)(?=\s|$)/;
+const SERVICE = /(^|\s)service:([\w.-]+)(?=\s|$)/;
+
+/** @param {string | undefined} filter */
+const reasonOf = (filter) => REASON.exec(filter ?? "")?.[2] ?? null;
+
+/** @param {string | undefined} filter */
+const serviceOf = (filter) => SERVICE.exec(filter ?? "")?.[2] ?? null;
+
+/** @param {string | undefined} filter */
+const withoutReason = (filter) => (filter ?? "").replace(REASON, " ").replace(/\s+/g, " ").trim();
+
+/** @param {string | undefined} filter */
+const leftOver = (filter) => withoutReason(filter).replace(SERVICE, " ").trim() !== "";

@@ -35,7 +35,7 @@
  * @property {Record<string, boolean>} has
  *
  * @typedef {object} Tick What comes once a second.
- * @property {number} at
+ * @property {string} at ISO 8601.
  * @property {number} sequence
  * @property {Row[]} services
  * @property {number} connections

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtoc
 from zope.interface import implementer
 
 from monconn.addresses import UnixAddress
-from monconn.background import run_in_thread
+from monconn.background import ThreadReactor, run_in_thread
 from monconn.clock import Clock
 from monconn.config.sections import HttpConfig, HttpTlsConfig
 from monconn.errors import ListenError, Remark

@@ -24,7 +24,7 @@
  *
  * @typedef {object} ListingColumns
  * @property {Column[]} columns
- * @property {FilterKey[]} filter
+ * @property {FilterKey[]} keys
  *
  * @typedef {object} Session Who is logged in, and what the server has.
  * @property {string} name

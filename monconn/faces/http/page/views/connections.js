@@ -67,7 +67,7 @@ export function connectionClass(column, row) {
 export default {
   title: "Connections",
   async mount(root, params, context) {
-    const { columns, filter: keys } = await context.columns("connections");
+    const { columns, keys } = await context.columns("connections");
     let filter = params.filter ?? "";
     let sort = params.sort ?? "";
     /** Whether the last entry of the browser's history is one of somebody who types. */

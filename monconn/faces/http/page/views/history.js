@@ -111,7 +111,7 @@ async function mount(root, params, context) {
         ),
       ),
     );
-    const { columns, filter: keys } = await context.columns(now.listing);
+    const { columns, keys } = await context.columns(now.listing);
     if (kind() !== now || tableOf === now.listing) {
       return;
     }

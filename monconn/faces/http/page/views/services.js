@@ -3,7 +3,7 @@ import { sparkline } from "../charts.js";
 import { get } from "../api.js";
 import { h, keyed, replace, setText } from "../dom.js";
 import { asDate, formatBytes, formatCount, formatDuration, formatRate } from "../units.js";
-import { serviceActions } from "./service_actions.js";
+import { reloadButton, serviceActions } from "./service_actions.js";
 
 /**
  * @typedef {import("../types.js").Row} Row
@@ -101,7 +101,7 @@ class Card {
     this.down = h("b", { class: "figure" });
     this.upTotal = h("span", { class: "muted" });
     this.downTotal = h("span", { class: "muted" });
-    this.facts = h("dl", { class: "facts" });
+    this.facts = h("dl", { class: "service-facts" });
     this.actions = h("div", { class: "card-actions toolbar" });
     this.actionsFor = "";
     this.connectionsLine = sparkline({ label: `Connections of ${name}`, format: formatCount });
@@ -201,7 +201,14 @@ export default {
     const list = h("div", { class: "cards" });
     const none = h("p", { class: "muted" }, "There is no service.");
     none.hidden = true;
-    replace(root, h("h1", { class: "visually-hidden" }, "Services"), list, none);
+    const reload = reloadButton(context);
+    replace(
+      root,
+      h("h1", { class: "visually-hidden" }, "Services"),
+      reload === null ? null : h("div", { class: "toolbar" }, h("span", { class: "end" }, reload)),
+      list,
+      none,
+    );
     /** @type {WeakMap<Element, Card>} */
     const cards = new WeakMap();
     /** @param {Row[]} services */

@@ -90,7 +90,7 @@ class ClosedView {
     });
     this.error = h("p", { id: "closed-error", class: "error", role: "alert" });
     this.error.hidden = true;
-    this.count = h("span", { class: "muted", role: "status" });
+    this.count = h("span", { class: "muted" });
     this.period = h("select", { id: "closed-period" });
     this.about = h("p", { class: "muted chart-about", role: "status" });
     this.bar = h("p", { class: "chart-about" });

@@ -101,7 +101,7 @@ class Card {
     this.down = h("b", { class: "figure" });
     this.upTotal = h("span", { class: "muted" });
     this.downTotal = h("span", { class: "muted" });
-    this.facts = h("dl", { class: "service-facts" });
+    this.facts = h("dl", { class: "facts" });
     this.actions = h("div", { class: "card-actions toolbar" });
     this.actionsFor = "";
     this.connectionsLine = sparkline({ label: `Connections of ${name}`, format: formatCount });
@@ -201,14 +201,7 @@ export default {
     const list = h("div", { class: "cards" });
     const none = h("p", { class: "muted" }, "There is no service.");
     none.hidden = true;
-    const reload = reloadButton(context);
-    replace(
-      root,
-      h("h1", { class: "visually-hidden" }, "Services"),
-      reload === null ? null : h("div", { class: "toolbar" }, h("span", { class: "end" }, reload)),
-      list,
-      none,
-    );
+    replace(root, h("h1", { class: "visually-hidden" }, "Services"), list, none, h("div", { class: "toolbar" }, reloadButton(context)));
     /** @type {WeakMap<Element, Card>} */
     const cards = new WeakMap();
     /** @param {Row[]} services */

@@ -112,6 +112,10 @@ def _checks(config: Config) -> Iterator[tuple[Path, Callable[[], Iterable[Remark
         from monconn.faces.manhole.service import check_manhole
 
         yield ("manhole", "listen"), lambda: check_manhole(manhole)
+    if http := config.http:
+        from monconn.faces.http.service import check_http
+
+        yield ("http", "listen"), lambda: check_http(http)
     for index, control in enumerate(config.control):
         above: Path = ("control",) if len(config.control) == 1 else ("control", index)
         yield (*above, "listen"), lambda each=control: check_control(each)  # type: ignore[misc]

@@ -28,15 +28,15 @@ _TYPES: dict[Unit, dict[str, Any]] = {
     "list": {"type": "array"},
     "object": {"type": "object"},
 }
-_UNIT_TEXTS = {
+_UNIT_TEXTS: dict[Unit, str] = {
     "bytes": "in bytes",
     "bytes_per_second": "in bytes a second",
     "seconds": "in seconds",
 }
-_DESCRIPTION = """What monconn knows of the connections that it watches, and what can be done to them.
+_DESCRIPTION = """What monconn knows of connections, and what can be done to them.
 
-Lists are `{"rows": [...], "next": "..."}`: `next` is there if there is more, and is the `cursor` of
-the request for it. Errors are problem details (RFC 9457). Beside the answers of each operation,
+Lists are `{"rows": [...], "next": "..."}`: `next` is there if there is more, and is the `cursor`
+of the request for it. Errors are problem details (RFC 9457). Beside the answers of each operation,
 any request may be answered with 408, 413, 417, 431, 500, 503 or 505 by the server itself."""
 _ERRORS = {
     400: "Arguments that are wrong: `errors` names each of them.",

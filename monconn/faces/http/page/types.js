@@ -24,7 +24,7 @@
  *
  * @typedef {object} ListingColumns
  * @property {Column[]} columns
- * @property {FilterKey[]} filter
+ * @property {FilterKey[]} keys
  *
  * @typedef {object} Session Who is logged in, and what the server has.
  * @property {string} name
@@ -35,7 +35,7 @@
  * @property {Record<string, boolean>} has
  *
  * @typedef {object} Tick What comes once a second.
- * @property {number} at
+ * @property {string} at ISO 8601.
  * @property {number} sequence
  * @property {Row[]} services
  * @property {number} connections

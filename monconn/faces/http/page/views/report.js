@@ -106,7 +106,7 @@ function mount(root, params, context) {
       ...notes.filter((each) => each !== "").map((each) => h("p", { class: "warn" }, each)),
       h(
         "dl",
-        { class: "figures" },
+        { class: "report-figures" },
         ...figure("Connections", report.connections, past?.connections, formatCount),
         ...figure("Refused", report.refused, past?.refused, formatCount),
         ...figure("Up", report.up, past?.up, formatBytes),
@@ -178,7 +178,7 @@ function mount(root, params, context) {
       h("h2", null, "Busiest hours"),
       h(
         "ol",
-        { class: "bars" },
+        { class: "amounts" },
         ...found.map((each) =>
           h(
             "li",
@@ -335,7 +335,7 @@ function bars(title, rows, format, href) {
     h("h2", null, title),
     h(
       "ul",
-      { class: "bars" },
+      { class: "amounts" },
       ...rows.map(({ name, value, before }) =>
         h(
           "li",
@@ -347,7 +347,7 @@ function bars(title, rows, format, href) {
             format(value),
             before === undefined || before === value ? "" : h("span", { class: "muted" }, ` (before ${format(before)})`),
           ),
-          h("span", { class: "bar", "aria-hidden": true, style: { "--share": value / most } }),
+          h("span", { class: "amount-bar", "aria-hidden": true, style: { "--share": value / most } }),
         ),
       ),
     ),

@@ -75,7 +75,8 @@ class DeviceView {
     this.count = h("span", { class: "muted" });
     this.table = new PlainTable({
       label: "What it did, and what happened to it",
-      columns: columns.map((column) => (column.name === "what" ? { ...column, width: 12 } : column)),
+      // An alarm's kind stands where an end has its reason.
+      columns: columns.filter((column) => column.name !== "alarm").map((column) => (column.name === "what" ? { ...column, width: 12 } : column)),
       key: (row) => `${row.at} ${row.what} ${row.service ?? ""} ${row.id ?? ""} ${row.alarm ?? row.refusal ?? ""} ${row.number}`,
       sort: "",
       onSort: () => {},
@@ -366,7 +367,7 @@ class DeviceView {
       case "what":
         return { ended: "ended", open: "is open", absent: "was away", refused: "refused", alarm: "▲ alarm", alarm_over: "alarm over", started: "monconn started", stopped: "monconn stopped" }[/** @type {string} */ (row.what)] ?? row.what;
       case "reason":
-        return row.reason ?? row.refusal ?? "-";
+        return row.reason ?? row.refusal ?? row.alarm ?? "-";
       case "detail":
         return row.detail ?? (row.what === "open" ? `id ${row.id}` : "-");
       default:

@@ -280,7 +280,7 @@ class DeviceView {
       h("a", { class: "button", href: context.link("why", { client: device.device }) }, "Why"),
       address && context.session.has.history !== false ? h("a", { class: "button", href: context.link("history", { client: address, since: "7d" }) }, "History") : null,
       context.mayOperate && connections.length > 0
-        ? h("button", { type: "button", onclick: () => closeConnections(connections).then(again, notifyProblem) }, "Close…")
+        ? h("button", { type: "button", onclick: () => closeConnections(connections, context.live.hello?.served ?? context.session.served).then(again, notifyProblem) }, "Close…")
         : null,
       context.mayOperate && address ? h("a", { class: "button", href: context.link("blocks", { network: address }) }, "Block…") : null,
       context.mayOperate && address ? h("button", { type: "button", onclick: () => forget(address).then(again, notifyProblem) }, "Forget…") : null,

@@ -16,6 +16,10 @@ import { formatCount, formatDuration } from "../units.js";
  */
 
 const USUAL = "1h";
+const USUAL_AT_FIRST = "15m";
+const FIRST_SECONDS = 2700;
+/** By name: the order of the server, by when they were seen last, is another one each time. */
+const SORT = "device";
 const REFRESH_SECONDS = 5;
 /** Strips are asked for again after a part of their period, as they are no finer. */
 const LEAST_STRIP_SECONDS = 10;
@@ -24,7 +28,7 @@ const PAGE_ROWS = 1000;
 const MOST_ROWS = 10_000;
 
 /** @type {Column} */
-const PRESENCE = { name: "presence", title: "WAS THERE", unit: "object", help: "When it was connected, and its alarms.", importance: 1, width: 26, usual: true };
+const PRESENCE = { name: "presence", title: "WAS THERE", unit: "object", help: "When it was connected, and its alarms.", importance: 0, width: 12, usual: true };
 
 export default { title: "Devices", mount };
 
@@ -68,7 +72,7 @@ class DevicesView {
     this.strips = new Map();
     this.isAsking = false;
     this.service = servicePicker(context, { value: params.service ?? "", onChange: (service) => this.go({ service }) });
-    this.period = periodPicker({ period: periodOf(params), onChange: (wanted) => this.go({ ...wanted }) });
+    this.period = periodPicker({ period: this.wanted(), onChange: (wanted) => this.go({ ...wanted }) });
     this.filter = new FilterField({
       label: "Filter of devices",
       keys,
@@ -80,12 +84,13 @@ class DevicesView {
     this.alarms = h("button", { type: "button", "aria-pressed": "false", onclick: () => this.toggleAlarms() }, "With an alarm");
     this.count = h("span", { class: "muted", "aria-live": "polite" });
     this.problem = h("p", { class: "warn", role: "status" });
-    const [first, ...others] = columns;
+    const [first, ...others] = columns.map((column) => (column.name === "alarms" ? { ...column, importance: 1 } : column));
+    /** @type {PlainTable} */
     this.table = new PlainTable({
       label: "Devices",
       columns: first === undefined ? [PRESENCE] : [withName(first), PRESENCE, ...others.filter((each) => each.name !== "presence")],
       key: (row) => keyOf(/** @type {any} */ (row)),
-      sort: params.sort ?? "",
+      sort: params.sort ?? SORT,
       onSort: (sort) => this.go({ sort }),
       cell: (column, row) => this.cell(column, row),
       rowClass: (row) => (row.alarms.length > 0 ? "has-alarm" : ""),
@@ -104,6 +109,13 @@ class DevicesView {
     this.offAlarm = context.live.on("alarm", () => {
       this.left = Math.min(this.left, 1);
     });
+  }
+
+  /** The period; unless one is chosen, one of which something is known. */
+  wanted() {
+    const uptime = Math.max(0, ...(this.context.live.tick?.services ?? []).map((row) => Number(row.uptime)));
+    const usual = uptime > 0 && uptime < FIRST_SECONDS ? USUAL_AT_FIRST : USUAL;
+    return { since: this.params.since ?? usual, until: this.params.until ?? "" };
   }
 
   /** @param {Params} changed */
@@ -125,12 +137,12 @@ class DevicesView {
   update(params) {
     const isOther = params.since !== this.params.since || params.until !== this.params.until || params.service !== this.params.service;
     this.params = params;
-    this.period.update(periodOf(params));
+    this.period.update(this.wanted());
     this.service.update(params.service ?? "");
     if (this.filter.value !== (params.filter ?? "")) {
       this.filter.set(params.filter ?? "");
     }
-    this.table.setSort(params.sort ?? "");
+    this.table.setSort(params.sort ?? SORT);
     if (isOther) {
       this.askedFor = "";
       this.presence = null;
@@ -212,7 +224,7 @@ class DevicesView {
     this.askedFor = wanted;
     const { params } = this;
     try {
-      const found = await getPresence(names, periodOf(params), params.service);
+      const found = await getPresence(names, this.wanted(), params.service);
       if (params === this.params) {
         const rows = new Map([...(this.presence?.rows ?? []), ...found.rows]);
         this.presence = { ...found, rows };
@@ -273,7 +285,10 @@ class DevicesView {
         const href = this.context.link(`devices/${encodeURIComponent(row.device)}`, { service, since, until });
         const name = String(row.name ?? row.device);
         const address = row.addresses?.[0] ?? row.device;
-        return h("a", { href, title: address === name ? null : address }, name);
+        const link = h("a", { href, title: address === name ? null : address }, name);
+        // Where there is no room for the column of alarms, they stand here.
+        const hasRoom = this.table.shown.some((each) => each.name === "alarms");
+        return hasRoom || row.alarms.length === 0 ? link : h("span", { class: "name-with-alarms" }, link, alarmTags(row.alarms));
       }
       case "connections":
         return row.connections === 0 ? "away" : formatCount(row.connections);
@@ -303,11 +318,6 @@ function withName(column) {
 /** @param {string[]} alarms */
 export function alarmTags(alarms) {
   return h("span", { class: "alarm-tags" }, ...alarms.map((each) => h("span", { class: "alarm-tag" }, `▲ ${each}`)));
-}
-
-/** @param {Params} params */
-function periodOf(params) {
-  return { since: params.since ?? USUAL, until: params.until ?? "" };
 }
 
 /**

@@ -6,7 +6,7 @@ import { FilterField } from "../filter.js";
 import { periodPicker, problemOfFilter, serviceChoices, servicePicker, textField } from "../pickers.js";
 import { PlainTable } from "../plaintable.js";
 import { cellValue } from "../table.js";
-import { asDate, formatCount, formatTime, formatValue } from "../units.js";
+import { asDate, formatCount, formatValue } from "../units.js";
 import { noHistory } from "./report.js";
 
 /**
@@ -143,7 +143,7 @@ class HistoryList {
       sort: params.sort ?? "",
       isSorted: true,
       onSort: (sort) => this.go({ sort }),
-      cell: (column, row) => (column.name === kind.time ? this.opener(row) : undefined),
+      cell: (column, row) => (column === this.table.shown[0] ? this.opener(column, row) : undefined),
       empty: "Nothing is stored that matches.",
     });
     this.element = h(
@@ -175,10 +175,14 @@ class HistoryList {
     this.context.navigate("history", wanted, { replace: isReplaced });
   }
 
-  /** @param {Row} row */
-  opener(row) {
+  /**
+   * @param {Column} column The first one that there is room for.
+   * @param {Row} row
+   */
+  opener(column, row) {
     const open = () => showRow(row, this.columns, this.context);
-    return h("button", { type: "button", class: "link", onclick: open, title: "All that is stored of it" }, formatTime(row[this.kind.time]));
+    const text = formatValue(cellValue(column, row), column.unit);
+    return h("button", { type: "button", class: "link", onclick: open, title: "All that is stored of it" }, text);
   }
 
   /** @param {Params} params */

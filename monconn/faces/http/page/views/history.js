@@ -136,6 +136,7 @@ class HistoryList {
     this.problem = h("p", { class: "error", role: "alert" });
     this.count = h("span", { class: "muted", "aria-live": "polite" });
     this.older = h("a", { class: "button", hidden: true }, "Older ones");
+    /** @type {PlainTable} */
     this.table = new PlainTable({
       label: kind.text,
       columns,

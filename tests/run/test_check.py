@@ -111,6 +111,8 @@ FAILS = {
     "a file for a folder": (SERVICE % "unix:{folder}/a-file/x", "listen", "is no folder"),
     "control": ("control: {listen: 'unix:{folder}/live'}\n", "listen", "already in use by"),
     "metrics": ("metrics: {listen: '127.0.0.1:{port}'}\n", "listen", "already in use by"),
+    "http": ("http: {listen: '127.0.0.1:{port}'}\n", "listen", "already in use by"),
+    "http folder": ("http: {listen: 'unix:{folder}/no/x'}\n", "listen", "no folder"),
     "metrics folder": ("metrics: {listen: 'unix:{folder}/no/x'}\n", "listen", "no folder"),
     "log": ("json_log: {path: '{folder}/No/log'}\n", "path", "there is no folder"),
     "history": ("history: {path: '{folder}/No/db'}\n", "path", "there is no folder"),
@@ -239,6 +241,9 @@ CONCH = "needs Conch: pip install 'monconn[manhole]'"
     ("missing", "text", "message"),
     [
         ("prometheus_client", "metrics: {listen: ':0'}\n", METRICS),
+        ("prometheus_client", "http: {listen: '127.0.0.1:0', metrics: true}\n", METRICS),
+        ("h11", "metrics: {listen: ':0'}\n", METRICS.replace("prometheus-client", "h11")),
+        ("h11", "http: {listen: '127.0.0.1:0'}\n", "needs h11: pip install 'monconn[http]'"),
         (
             "twisted.conch.manhole_ssh",
             MANHOLE % ("127.0.0.1:0", "{folder}/keys", "{folder}/host_key"),
@@ -250,7 +255,7 @@ def test_a_missing_extra(
     world: World, monkeypatch: pytest.MonkeyPatch, missing: str, text: str, message: str
 ) -> None:
     for name in [*sys.modules]:
-        if name.startswith(("prometheus_client", "monconn.sinks.metrics.")):
+        if name.startswith(("prometheus_client", "monconn.sinks.metrics.", "monconn.net.http.")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     (error,) = world.check(text)

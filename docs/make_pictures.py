@@ -232,7 +232,7 @@ def _page_pictures(link: str) -> dict[Path, bytes]:
         browser = playwright.chromium.launch(executable_path=chromium, args=options)
         page = browser.new_page(reduced_motion="reduce")
         page.goto(link)
-        page.wait_for_function("() => location.hash.startsWith('#/services')")
+        page.wait_for_selector(".view-services")
         for name, place, is_dark, width, height in _VIEWS:
             picture = _picture_of(page, place, is_dark, width, height)
             if len(picture) > _MOST_BYTES:

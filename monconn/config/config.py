@@ -198,8 +198,9 @@ class Config:
     json_log: JsonLog = None
     """The log for programs; None for none."""
     metrics: Metrics = None
-    http: Http = None
     """Metrics for Prometheus; None for none."""
+    http: Http = None
+    """The HTTP API, and the page for browsers; None for none."""
     history: History = None
     """Past connections and events, in a file; None for none."""
     state: State = None

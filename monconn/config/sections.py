@@ -20,7 +20,7 @@ from monconn.model.alarms import DEVICE_ALARM_KINDS
 from monconn.model.reasons import REASONS
 from monconn.policy.devices import USUAL_IDENTITY, Names
 from monconn.policy.kinds import Count, Flag, PositiveSeconds, Seconds
-from monconn.policy.tls import BackendTls
+from monconn.policy.tls import BackendTls, ListenTls
 from monconn.roles import Role
 from monconn.units import size_text
 
@@ -186,7 +186,10 @@ class HttpTlsConfig:
 
 
 def _read_http_tls(node: Node) -> HttpTlsConfig:
-    return fields.structure(node, HttpTlsConfig)
+    tls = fields.structure(node, HttpTlsConfig)
+    if faults := address_fields.tls_faults(ListenTls(tls.certificate, tls.key)):
+        raise Wrong(*faults)
+    return tls
 
 
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.ASCII)

@@ -21,7 +21,6 @@ from monconn.config.sections import (
     DevicesConfig,
     HistoryConfig,
     JsonLogConfig,
-    MetricsConfig,
 )
 from monconn.devices.service import DevicesService
 from monconn.errors import ListenError, MonconnError
@@ -117,10 +116,11 @@ class Application(MultiService):
         if debug:
             self.registry.observe(DebugLog(self.registry))
         self.registry.observe(self.close_log)
-        self._add_metrics(config.metrics)
+        self._metrics = self._add_metrics(config)
         self._turns: TurnMeter | None = getattr(reactor, "turn_meter", None)  # a MonconnReactor's
         self._turn_watch: TurnWatch | None = None
         self._manhole: Any = None
+        self._http: Any = None
         self.operations = Operations(
             self.registry,
             self._clock,
@@ -183,20 +183,21 @@ class Application(MultiService):
 
         return self._add(JsonLogService(config, *self._shared))
 
-    def _add_metrics(self, config: MetricsConfig | None) -> None:
-        if config is not None:
-            from monconn.sinks.metrics.service import MetricsService
+    def _add_metrics(self, config: Config) -> Any:
+        if config.metrics is None and (config.http is None or not config.http.metrics):
+            return None
+        from monconn.sinks.metrics.service import MetricsService
 
-            self._add(
-                MetricsService(
-                    config,
-                    *self._shared,
-                    self._dropped,
-                    self.supervisor.descriptors,
-                    lambda: self.operations.captures.totals(),
-                    self.notify.totals,
-                )
+        return self._add(
+            MetricsService(
+                config.metrics,
+                *self._shared,
+                self._dropped,
+                self.supervisor.descriptors,
+                lambda: self.operations.captures.totals(),
+                self.notify.totals,
             )
+        )
 
     def _dropped(self) -> dict[str, int]:
         """How much each observer has dropped, by its name."""
@@ -221,22 +222,33 @@ class Application(MultiService):
         if config.http is not None:
             from monconn.ops.access import Access
 
-            self.operations.access = Access(config.http, config_path, *self._shared)
-            self._add(self.operations.access)
+            access = self._add(Access(config.http, config_path, *self._shared))
+            self.operations.access = access
         for control in config.control:
             from monconn.faces.control.service import ControlService
 
             self._add(ControlService(control, *self._shared, self.operations))
         if config.http is not None:
-            from monconn.faces.http.app import HttpApp
-            from monconn.faces.http.guard import Guard
             from monconn.faces.http.service import HttpService
 
             _, reactor, clock = self._shared
-            assert self.operations.access is not None
-            guard = Guard(config.http, self.operations.access, clock)
-            app = HttpApp(self.operations, guard)
-            self._add(HttpService(config.http, reactor, clock, app))
+            metrics = self._metrics
+            self._http = self._add(
+                HttpService(
+                    config.http,
+                    self.operations,
+                    access,
+                    reactor,
+                    clock,
+                    self.is_ready,
+                    metrics and metrics.answer,
+                )
+            )
+
+    def is_ready(self) -> bool:
+        """Whether every service accepts clients."""
+        is_whole = len(self.supervisor.services) == len(self.config.services)
+        return bool(self.running) and is_whole and self.supervisor.is_listening()
 
     def privilegedStartService(self) -> None:
         """Open every listener, or none, before ``twistd`` drops privileges.
@@ -326,6 +338,8 @@ class Application(MultiService):
     def _reload_applied(self, config: Config) -> None:
         self.config = config
         self.count_by_device()
+        if self._http is not None:
+            self._http.renew_certificate()
 
     def _sections(self, config: Config) -> dict[str, LiveSection]:
         """The sections that can follow another configuration while everything runs."""

@@ -47,7 +47,7 @@ def session(site: Site, browser: Browser) -> Any:
     context = browser.new_context()
     page = context.new_page()
     page.goto(site.link())
-    page.wait_for_function("() => location.hash.startsWith('#/services')")
+    page.wait_for_selector(".view-services")
     state = context.storage_state()
     context.close()
     return state

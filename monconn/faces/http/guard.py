@@ -23,7 +23,14 @@ from monconn.clock import Clock
 from monconn.config.sections import HttpConfig
 from monconn.faces.http.caller import Caller
 from monconn.log import Logger
-from monconn.net.http.messages import Answer, Headers, Request, Response
+from monconn.net.http.messages import (
+    Answer,
+    Headers,
+    Request,
+    Response,
+    Stream,
+    StreamWriter,
+)
 from monconn.ops.access import Access
 from monconn.ratelimit import RateLimitedLog
 
@@ -32,6 +39,8 @@ FAILURE_SECONDS = 1.0
 MOST_WAITING = 64
 """How many of these may wait; more are answered at once, with 429. Whoever has a right token is
 served meanwhile as always."""
+CHECK_SECONDS = 1.0
+"""How often it is checked whether those who get streams still may."""
 _LOG_LINES_PER_SECOND = 2
 _MOST_COOKIES = 4
 _PREFLIGHT_SECONDS = 600
@@ -99,6 +108,7 @@ class Guard:
         """Whether it listens on all addresses: any may be named, as no address is rebound."""
         self._hosts = frozenset(map(str.lower, ("localhost", host, *config.hosts)))
         self._waiting: dict[Deferred[Response], IDelayedCall] = {}
+        self._streams = Streams(clock)
         self._failures = RateLimitedLog(clock, _LOG_LINES_PER_SECOND, self._write_summary)
         self.refused = 0
         """How many guesses there were."""
@@ -109,7 +119,8 @@ class Guard:
         return self._access.cookie_name
 
     def stop(self) -> None:
-        """Answer nobody who waits."""
+        """Answer nobody who waits, and check no streams."""
+        self._streams.stop()
         for each in tuple(self._waiting):
             each.cancel()
         self._failures.flush()
@@ -322,7 +333,8 @@ class Guard:
         self, request: Request, response: Response, caller: Caller | None = None
     ) -> Response:
         """An answer with the headers that every one has, and a newer cookie if the session's is
-        old. What the answer has of them already stays."""
+        old. What the answer has of them already stays. A stream ends once its caller's token is
+        revoked, or its session ends."""
         has = {name.lower() for name, _ in response.headers}
         more = [each for each in SECURITY_HEADERS if each[0].lower() not in has]
         if "cache-control" not in has:
@@ -335,7 +347,94 @@ class Guard:
         session = None if caller is None else caller.session
         if session is not None and "set-cookie" not in has and self._access.is_old(session):
             more.append(self._set_cookie(request, session))
-        return attrs.evolve(response, headers=(*response.headers, *more))
+        body = response.body
+        if caller is not None and not isinstance(body, bytes):
+            body = CheckedStream(body, caller, self._streams)
+        return attrs.evolve(response, body=body, headers=(*response.headers, *more))
+
+
+class Streams:
+    """Ends streams whose callers may not have them any more.
+
+    :param clock: monotonic time and timers.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._streams: dict[CheckedStream, None] = {}
+        self._timer: IDelayedCall | None = None
+
+    def add(self, stream: CheckedStream) -> None:
+        """Check a stream from now on."""
+        self._streams[stream] = None
+        if self._timer is None:
+            self._timer = self._clock.callLater(CHECK_SECONDS, self._check)
+
+    def remove(self, stream: CheckedStream) -> None:
+        """Check a stream no more; harmless for one that is not checked."""
+        self._streams.pop(stream, None)
+
+    def stop(self) -> None:
+        """Check nothing more."""
+        self._streams.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self) -> None:
+        self._timer = None
+        for each in tuple(self._streams):
+            if not each.caller.is_valid():
+                each.end()
+        if self._streams:
+            self._timer = self._clock.callLater(CHECK_SECONDS, self._check)
+
+
+class CheckedStream:
+    """A stream between the server and what writes it."""
+
+    def __init__(self, stream: Stream, caller: Caller, streams: Streams) -> None:
+        self.caller = caller
+        self._stream = stream
+        self._streams = streams
+        self._writer: StreamWriter | None = None
+
+    def start(self, writer: StreamWriter) -> None:
+        """Implements ``Stream.start``."""
+        self._writer = writer
+        self._streams.add(self)
+        self._stream.start(self)
+
+    def resume(self) -> None:
+        """Implements ``Stream.resume``."""
+        self._stream.resume()
+
+    def stop(self) -> None:
+        """Implements ``Stream.stop``."""
+        self._streams.remove(self)
+        self._stream.stop()
+
+    def end(self) -> None:
+        """End it for both."""
+        self.stop()
+        self.finish()
+
+    @property
+    def is_slow(self) -> bool:
+        """Implements ``StreamWriter.is_slow``."""
+        return self._writer is not None and self._writer.is_slow
+
+    def write(self, data: bytes) -> None:
+        """Implements ``StreamWriter.write``."""
+        if self._writer is not None:
+            self._writer.write(data)
+
+    def finish(self) -> None:
+        """Implements ``StreamWriter.finish``."""
+        self._streams.remove(self)
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.finish()
 
 
 def is_health(path: str) -> bool:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
+import attrs
+from OpenSSL import SSL
 from twisted.application.service import Service
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolFactory
+from zope.interface import implementer
 
 from monconn.addresses import UnixAddress
+from monconn.background import ThreadReactor, run_in_thread
 from monconn.clock import Clock
-from monconn.config.sections import HttpConfig
+from monconn.config.sections import HttpConfig, HttpTlsConfig
 from monconn.errors import ListenError, Remark
+from monconn.faces.http.app import ROUTES, HttpApp
+from monconn.faces.http.guard import Guard
+from monconn.faces.http.health import health_routes
+from monconn.faces.http.page_files import PageFiles
+from monconn.faces.http.routes import Call, Route
 from monconn.log import Logger
-from monconn.net.http.messages import Handler
+from monconn.net.http.messages import Answer, Handler, Request
 from monconn.net.listen import (
     Listener,
     ServeReactor,
@@ -23,40 +33,73 @@ from monconn.net.listen import (
     serve_factory,
     wait_while_full,
 )
+from monconn.net.tls import ServerTls, files_digest
+from monconn.net.tls_faults import TlsError
+from monconn.net.tls_serving import TlsFactory
+from monconn.ops.access import Access
+from monconn.ops.operations import Operations
 from monconn.policy.sides import Keepalive
+from monconn.policy.tls import ListenTls
+from monconn.sinks.metrics.service import check_library
 
 if TYPE_CHECKING:  # needs h11
     from monconn.net.http.server import HttpFactory
 
-_MISSING = "http needs h11: pip install 'monconn[http]'"
-CLIENTS = 256
-"""A browser has up to six connections to a host."""
-STREAMS = 128
-BODY_BYTES = 1 << 16
-HEAD_BYTES = 1 << 14
+MOST_CLIENTS = 256
+"""A browser has up to six connections to a host. With all that is held for one, they cost 24 MiB at
+most."""
+MOST_STREAMS = 128
+"""Whoever has one is known."""
+MOST_HEAD_BYTES = 1 << 14
+MOST_BODY_BYTES = 1 << 16
 IDLE_SECONDS = 75.0
+
+
+class HttpReactor(ServeReactor, ThreadReactor, Protocol):
+    """The part of a reactor that :class:`HttpService` needs."""
 
 
 class HttpService(Service):
     """Serves the HTTP API and its page.
 
-    :param config: where to listen.
-    :param reactor: an ``IReactorFDSet`` and ``IReactorSocket``.
+    :param config: where to listen, and what is served.
+    :param operations: what can be asked and done.
+    :param access: who may.
+    :param reactor: an ``IReactorFDSet``, ``IReactorSocket`` and ``IReactorFromThreads``.
     :param clock: monotonic time and timers.
-    :param handler: answers the requests.
+    :param is_ready: whether clients of all services are accepted.
+    :param metrics: answers with the metrics, if they are served.
     """
 
     _log = Logger()
 
     def __init__(
-        self, config: HttpConfig, reactor: ServeReactor, clock: Clock, handler: Handler
+        self,
+        config: HttpConfig,
+        operations: Operations,
+        access: Access,
+        reactor: HttpReactor,
+        clock: Clock,
+        is_ready: Callable[[], bool],
+        metrics: Callable[[Request], Answer] | None = None,
     ) -> None:
         self._config = config
+        self._access = access
         self._reactor = reactor
         self._clock = clock
-        self._handler = handler
+        self._guard = Guard(config, access, clock)
+        routes = [*ROUTES, *health_routes(is_ready)]
+        if config.metrics and metrics is not None:
+            figures = metrics
+
+            def answer(call: Call) -> Answer:
+                return figures(call.request)
+
+            routes.append(Route("GET", "/metrics", "view", "The metrics, for Prometheus.", answer))
+        self._app = HttpApp(operations, self._guard, routes, PageFiles())
         self._listener: Listener | None = None
         self._factory: HttpFactory | None = None
+        self._tls: _TlsConnections | None = None
         self.where: str | None = None
         """``HOST:PORT`` or ``unix:PATH``; None while it does not listen."""
 
@@ -68,16 +111,41 @@ class HttpService(Service):
         """
         if self._listener is not None:
             return
-        self._factory = factory = _make_factory(self._handler, self._clock)
         address = self._config.listen
         with _errors():
+            self._factory = factory = make_factory(self._app, self._clock)
+            served: IProtocolFactory = factory
+            if self._config.tls is not None:
+                self._tls = _TlsConnections(*_read_tls(self._config.tls))
+                served = TlsFactory(self._tls, factory, factory.queue)
             sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
+        if not isinstance(address, UnixAddress):
+            self._access.port = sock.getsockname()[1]
         self.where = client_address(address, sock)
-        self._listener = serve_factory(sock, self._reactor, factory, factory.batch)
+        self._listener = serve_factory(sock, self._reactor, served, factory.batch)
         wait_while_full(self._listener, factory.is_full, factory.retry_seconds)
         scheme = "http" if self._config.tls is None else "https"
         url = self.where if isinstance(address, UnixAddress) else f"{scheme}://{self.where}/"
         self._log.info("HTTP API and page at {url}", url=url)
+
+    def renew_certificate(self) -> None:
+        """Read the certificate's files again, in a thread: what is there by now is shown in new
+        handshakes, unless it cannot be used."""
+        config, connections = self._config.tls, self._tls
+        if config is None or connections is None:
+            return
+
+        def finished(found: tuple[ServerTls, bytes] | BaseException) -> None:
+            if isinstance(found, BaseException):
+                self._log.warn("http goes on with the certificate it has: {why}", why=str(found))
+            elif found[1] != connections.digest:
+                connections.tls, connections.digest = found
+                self._log.info("http: the certificate was read again")
+
+        try:
+            run_in_thread(self._reactor, "monconn http", lambda: _read_tls(config), finished)
+        except RuntimeError as error:  # no thread can be started
+            finished(error)
 
     def startService(self) -> None:
         """Accept clients."""
@@ -89,6 +157,12 @@ class HttpService(Service):
     def stopService(self) -> None:
         """Stop listening, and disconnect all clients."""
         super().stopService()
+        self.close_listener()
+        self._app.close()
+        self._guard.stop()
+
+    def close_listener(self) -> None:
+        """Stop listening, and disconnect all clients; harmless the second time."""
         if self._listener is not None:
             self._listener.close()
             self._listener = self.where = None
@@ -99,10 +173,19 @@ class HttpService(Service):
 def check_http(config: HttpConfig) -> list[Remark]:
     """Find what the start of :class:`HttpService` would fail with, without listening.
 
-    :raises ListenError: the address cannot be bound, or the library is missing.
+    :raises ListenError: the address cannot be bound, a file cannot be used, or a library is
+        missing.
     """
     with _errors():
-        return check_listener(config.listen)
+        make_factory(lambda request: None, None)  # type: ignore[arg-type,return-value]
+        remarks = []
+        if config.metrics:
+            check_library()
+        if config.tls is not None:
+            tls, _ = _read_tls(config.tls)
+            found = [*map(Remark, tls.warnings), *tls.remarks]
+            remarks = [Remark(each.message, each.is_warning, "tls") for each in found]
+        return [*remarks, *check_listener(config.listen)]
 
 
 @contextmanager
@@ -110,15 +193,46 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except ListenError as error:
-        raise ListenError(f"http: {error}") from error
+        raise ListenError(f"http: {error}", error.key) from error
 
 
-def _make_factory(handler: Handler, clock: Clock) -> HttpFactory:
+def make_factory(handler: Handler, clock: Clock) -> HttpFactory:
+    """The server, with its limits.
+
+    :raises ListenError: the library is missing.
+    """
     try:
         from monconn.net.http.server import HttpFactory, Limits
     except ModuleNotFoundError as error:
         if error.name != "h11":
             raise
-        raise ListenError(_MISSING) from None
-    limits = Limits(CLIENTS, STREAMS, HEAD_BYTES, BODY_BYTES, IDLE_SECONDS)
+        raise ListenError("needs h11: pip install 'monconn[http]'") from None
+    limits = Limits(MOST_CLIENTS, MOST_STREAMS, MOST_HEAD_BYTES, MOST_BODY_BYTES, IDLE_SECONDS)
     return HttpFactory(handler, clock, limits)
+
+
+def _read_tls(config: HttpTlsConfig) -> tuple[ServerTls, bytes]:
+    """What makes the TLS connections of clients, and a digest of the files that it is from.
+
+    :raises ListenError: a file cannot be used.
+    """
+    # A browser that offers HTTP/2, too, goes on with HTTP/1.1.
+    settings = ListenTls(config.certificate, config.key, alpn=("http/1.1",))
+    digest = files_digest(settings)
+    try:
+        return ServerTls(settings), digest
+    except TlsError as error:
+        raise ListenError(f"its certificate cannot be used: {error}", "tls") from error
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+@attrs.define
+class _TlsConnections:
+    """Makes the TLS connections of clients."""
+
+    tls: ServerTls
+    digest: bytes
+
+    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+        """Implements ``IOpenSSLServerConnectionCreator``."""
+        return self.tls.connection()

@@ -123,6 +123,8 @@ FAILS = {
         "tokens",
         "nonsense:1: must be NAME ROLE sha256:DIGEST, as monconn web --token writes it",
     ),
+    "http": ("http: {listen: '127.0.0.1:{port}'}\n", "listen", "already in use by"),
+    "http folder": ("http: {listen: 'unix:{folder}/no/x'}\n", "listen", "no folder"),
     "metrics folder": ("metrics: {listen: 'unix:{folder}/no/x'}\n", "listen", "no folder"),
     "log": ("json_log: {path: '{folder}/No/log'}\n", "path", "there is no folder"),
     "history": ("history: {path: '{folder}/No/db'}\n", "path", "there is no folder"),
@@ -253,6 +255,9 @@ CONCH = "needs Conch: pip install 'monconn[manhole]'"
     ("missing", "text", "message"),
     [
         ("prometheus_client", "metrics: {listen: ':0'}\n", METRICS),
+        ("prometheus_client", "http: {listen: '127.0.0.1:0', metrics: true}\n", METRICS),
+        ("h11", "metrics: {listen: ':0'}\n", METRICS.replace("prometheus-client", "h11")),
+        ("h11", "http: {listen: '127.0.0.1:0'}\n", "needs h11: pip install 'monconn[http]'"),
         (
             "twisted.conch.manhole_ssh",
             MANHOLE % ("127.0.0.1:0", "{folder}/keys", "{folder}/host_key"),
@@ -264,7 +269,7 @@ def test_a_missing_extra(
     world: World, monkeypatch: pytest.MonkeyPatch, missing: str, text: str, message: str
 ) -> None:
     for name in [*sys.modules]:
-        if name.startswith(("prometheus_client", "monconn.sinks.metrics.")):
+        if name.startswith(("prometheus_client", "monconn.sinks.metrics.", "monconn.net.http.")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     (error,) = world.check(text)

@@ -99,6 +99,7 @@ services:
 history: {path: /var/lib/monconn/history.db}
 json_log: {path: /var/log/monconn/connections.json}
 metrics: {listen: 127.0.0.1:9101}
+http: {listen: 127.0.0.1:9180}
 manhole: {listen: 127.0.0.1:2222, authorized_keys: ~/.ssh/authorized_keys}
 """
 

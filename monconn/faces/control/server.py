@@ -24,10 +24,10 @@ from monconn.errors import ConfigError, quoted
 from monconn.faces.control import commands, peers
 from monconn.faces.control.boxes import BoxReader, MalformedBox
 from monconn.faces.control.pages import PAGE_BYTES, HeldRows, Pager, encoded_row
-from monconn.faces.control.taps import TapSender, in_pieces
+from monconn.faces.control.taps import PIECE_BYTES, TapSender
 from monconn.log import Logger
 from monconn.model.actions import Actor
-from monconn.model.flow import to_json
+from monconn.model.flow import in_pieces, to_json
 from monconn.model.record import iso_time
 from monconn.ops.closing import CloseResult
 from monconn.ops.columns import Row
@@ -616,7 +616,8 @@ class ControlProtocol(amp.AMP):
         """What is recorded of one connection."""
         wanted = id if uid is None else uid
         events = self._operations.recording(self._actor(), wanted, how=how)
-        return self._pager.first(map(to_json, in_pieces(events)))
+        pieces = (piece for event in events for piece in in_pieces(event, PIECE_BYTES))
+        return self._pager.first(map(to_json, pieces))
 
     # -- the HTTP API
 

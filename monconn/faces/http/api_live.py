@@ -1,10 +1,13 @@
-"""Server-sent events: the live figures of a page, and the feed of events."""
+"""Server-sent events: the live figures of a page, the feed of events, and taps."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from monconn.faces.http import parameters as of
 from monconn.faces.http.routes import Call, Route
-from monconn.net.http.messages import Response
+from monconn.faces.http.sse import EventStream
+from monconn.net.http.messages import Answer, Response
 
 _LAST_EVENT_ID = of.text(
     "last_event_id",
@@ -24,6 +27,23 @@ def _events(call: Call) -> Response:
         arguments.get("service"), arguments.get("filter"), _last_id(call)
     )
     return call.shared.answer(call.known_caller, stream)
+
+
+def _tap(call: Call) -> Answer:
+    caller, shared, arguments = call.known_caller, call.shared, call.arguments
+    shared.check_room(caller)
+    opened = shared.taps.open(
+        caller,
+        filter=arguments.get("filter"),
+        service=arguments.get("service"),
+        follow=arguments.get("follow", False),
+        last_id=_last_id(call),
+    )
+    if opened is None:
+        return Response(204)  # which tells a browser not to connect again
+    if isinstance(opened, EventStream):
+        return shared.answer(caller, opened)
+    return opened.addCallback(partial(shared.answer, caller))
 
 
 def _last_id(call: Call) -> str | None:
@@ -49,5 +69,18 @@ ROUTES = (
         "What happens, as it happens: connections, refusals, alarms and actions.",
         _events,
         (of.filter_of("events"), of.SERVICE, _LAST_EVENT_ID),
+    ),
+    Route(
+        "GET",
+        "/api/v1/tap",
+        "operate",
+        "The bytes of live connections from now on, as they pass.",
+        _tap,
+        (
+            of.filter_of("connections"),
+            of.SERVICE,
+            of.flag("follow", "Also those that are opened, or match, later."),
+            _LAST_EVENT_ID,
+        ),
     ),
 )

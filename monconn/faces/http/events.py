@@ -24,6 +24,7 @@ from monconn.faces.http.sse import (
     EventStream,
     event_bytes,
     json_event,
+    number_after,
 )
 from monconn.log import Logger
 from monconn.ops.feed import FeedEvent, Subscription
@@ -43,7 +44,6 @@ GATHERING_SECONDS = 0.05
 to fifty clients by itself would take half of the loop's time."""
 PIECE_BYTES = 32 * 1024
 """Of what a client lacks, written at a time."""
-_MOST_DIGITS = 18
 
 
 @attrs.frozen
@@ -116,11 +116,7 @@ class Channel:
 
     def _number_of(self, last_id: str) -> int | None:
         """The number of the event with an id; None if it is none of this channel's."""
-        digits = last_id.removeprefix(self._prefix)
-        if not (last_id.startswith(self._prefix) and digits.isascii() and digits.isdecimal()):
-            return None
-        number = int(digits[: _MOST_DIGITS + 1])
-        return number if number <= self._last else None
+        return number_after(self._prefix, last_id, self._last)
 
     def _started(self, reader: _Reader, stream: EventStream) -> None:
         if self.subscription is None:  # it was dropped since

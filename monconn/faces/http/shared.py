@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from monconn.faces.http.answers import SharedAnswers
 from monconn.faces.http.caller import Caller
 from monconn.faces.http.events import Channels
 from monconn.faces.http.live import Live
 from monconn.faces.http.problems import Problem
 from monconn.faces.http.sse import EventStream
+from monconn.faces.http.tapping import HttpTaps
 from monconn.faces.http.walks import Walks
 from monconn.net.http.messages import Response
 from monconn.ops.operations import Operations
@@ -27,16 +26,17 @@ class Shared:
     def __init__(self, operations: Operations) -> None:
         self.live = Live(operations)
         self.events = Channels(operations)
+        self.taps = HttpTaps(operations)
         self.answers = SharedAnswers(operations.clock)
         self.walks = Walks(operations.clock)
-        self._streams: Counter[tuple[str, str]] = Counter()
+        self._streams: dict[EventStream, Caller] = {}
 
     def check_room(self, caller: Caller) -> None:
         """Make sure that a caller may have one more stream.
 
         :raises Problem: it has as many as one may have.
         """
-        if self._streams[caller.kind, caller.name] >= STREAMS_OF_CALLER:
+        if list(self._streams.values()).count(caller) >= STREAMS_OF_CALLER:
             raise Problem(
                 429,
                 f"{caller.name} has {STREAMS_OF_CALLER} streams already: end one first",
@@ -46,19 +46,13 @@ class Shared:
 
     def answer(self, caller: Caller, stream: EventStream) -> Response:
         """The answer that is a stream, which counts as the caller's until it is over."""
-        key = caller.kind, caller.name
-        self._streams[key] += 1
-
-        def over() -> None:
-            self._streams[key] -= 1
-            if not self._streams[key]:
-                del self._streams[key]
-
-        return stream.answer(over)
+        self._streams[stream] = caller
+        return stream.answer(lambda: self._streams.pop(stream, None))
 
     def close(self) -> None:
         """Hold nothing any more, and end all streams."""
         self.walks.close()
         self.live.close()
         self.events.close()
+        self.taps.close()
         self.answers.close()

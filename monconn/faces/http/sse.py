@@ -22,6 +22,7 @@ RETRY_MILLISECONDS = 2_000
 """After how long a browser connects again."""
 HEARTBEAT_SECONDS = 15.0
 """How often a comment is sent, so that proxies, and both sides, know that the other is there."""
+_DIGITS = 19  # more than any number has: who sends longer ones has none of ours
 HEARTBEAT = b":\n\n"
 RETRY = f"retry: {RETRY_MILLISECONDS}\n\n".encode()
 
@@ -40,6 +41,20 @@ def event_bytes(event: str, data: bytes, id: str = "") -> bytes:
 def json_event(event: str, values: Any, id: str = "") -> bytes:
     """One event with plain values, as :func:`event_bytes`."""
     return event_bytes(event, json.dumps(values, separators=(",", ":")).encode(), id)
+
+
+def number_after(prefix: str, last_id: str, most: int) -> int | None:
+    """The number at the end of an id that a client has sent.
+
+    :param prefix: what ours begin with.
+    :param most: the highest that there is.
+    :returns: None if it is none of these.
+    """
+    digits = last_id.removeprefix(prefix)
+    if not (last_id.startswith(prefix) and digits.isascii() and digits.isdecimal()):
+        return None
+    number = int(digits[:_DIGITS])
+    return number if number <= most else None
 
 
 class EventStream:

@@ -406,13 +406,16 @@ export function lineChart({
     const from = since ?? samples[0]?.at ?? 0;
     const to = Math.max(until ?? samples.at(-1)?.at ?? 1, from + 1);
     x = (at) => ((at - from) / (to - from)) * width;
-    const middle = isMirrored ? (height - axis) / 2 : height - axis;
-    const tops = series.map((_, place) =>
-      roundTop(Math.max(0, ...samples.map((each) => each.values[place] ?? 0)), isBinary),
+    const highest = series.map((_, place) =>
+      Math.max(0, ...samples.map((each) => each.values[place] ?? 0)),
     );
-    // One scale for both directions: otherwise the picture would show the small one as large.
-    const top = Math.max(...tops);
-    const room = middle - 4;
+    const tops = highest.map((each) => roundTop(each, isBinary));
+    // One scale for both directions: otherwise the picture would show the small one as large. Each
+    // gets as much room as it needs.
+    const [first = 1, second = 0] = tops;
+    const share = isMirrored ? Math.min(Math.max(first / (first + second), 0.2), 0.8) : 1;
+    const middle = Math.round((height - axis) * share);
+    const scale = Math.min((middle - 4) / first, isMirrored ? (height - axis - middle - 4) / second : Infinity);
     /** @type {Node[]} */
     const parts = [];
     for (const mark of timeMarks(from, to, Math.floor(width / 80))) {
@@ -425,7 +428,7 @@ export function lineChart({
     }
     series.forEach((each, place) => {
       const sign = place === 0 ? -1 : 1;
-      const y = (/** @type {number} */ value) => middle + (sign * value * room) / top;
+      const y = (/** @type {number} */ value) => middle + sign * value * scale;
       let line = "";
       let area = "";
       let begun = -1;
@@ -447,7 +450,9 @@ export function lineChart({
       parts.push(
         svg("path", { class: `chart-line ${colour}${place ? " dashed" : ""}`, d: line }),
       );
+      const top = tops[place] ?? 1;
       const edge = y(top);
+      if (!highest[place]) return;
       parts.push(svg("line", { class: "chart-grid", x1: 0, x2: width, y1: edge, y2: edge }));
       parts.push(
         svg("text", { class: "chart-text chart-halo", x: 2, y: edge + (place ? -4 : 11) }, format(top)),

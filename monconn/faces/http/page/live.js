@@ -6,6 +6,7 @@
  * what it hears; when it is closed, another one gets the lock.
  */
 import { Problem, address, get } from "./api.js";
+import { asDate } from "./units.js";
 
 const LOCK = "monconn-live";
 const CHANNEL = "monconn-live";
@@ -16,7 +17,7 @@ const SILENT_MILLISECONDS = 6_000;
 /** Without a word from the tab that has the stream for so long, a tab that is seen takes over. */
 const STEAL_MILLISECONDS = 12_000;
 /** How many ticks are remembered for sparklines. */
-const REMEMBERED_TICKS = 120;
+const REMEMBERED_TICKS = 180;
 
 /**
  * @typedef {import("./types.js").Tick} Tick
@@ -74,7 +75,8 @@ export class Live {
   /** Seconds of the server's wall clock, about. */
   now() {
     const tick = this.tick;
-    return tick === null ? Date.now() / 1000 : tick.at + (Date.now() - this.heardAt) / 1000;
+    const passed = (Date.now() - this.heardAt) / 1000;
+    return tick === null ? Date.now() / 1000 : asDate(tick.at).getTime() / 1000 + passed;
   }
 
   /** Begin, once somebody is logged in. */
@@ -174,7 +176,7 @@ export class Live {
     const source = new EventSource(address("live"));
     this.source = source;
     this.openedAt = Date.now();
-    for (const name of ["hello", "tick", "alarm", "action"]) {
+    for (const name of ["hello", "recent", "tick", "alarm", "action"]) {
       source.addEventListener(name, (event) => {
         if (this.source === source) {
           const data = JSON.parse(/** @type {MessageEvent} */ (event).data);
@@ -274,7 +276,14 @@ export class Live {
       this.hello = data;
       this.retries = 0;
     }
+    if (name === "recent") {
+      this.ticks = data.ticks; // what was before, of whoever was watching
+      return;
+    }
     if (name === "tick") {
+      if (this.ticks.at(-1)?.sequence === data.sequence) {
+        this.ticks.pop(); // what comes at once upon joining is the last of what was before
+      }
       this.heardAt = Date.now();
       this.tick = data;
       this.ticks.push(data);

@@ -62,6 +62,7 @@ export function drawExplanation(root, explanation, row, title) {
     root,
     h("h2", null, title),
     h("p", { class: "explained" }, h("code", null, explanation.word), ": ", explanation.short),
+    row.detail ? h("p", { class: "explained" }, h("strong", null, "Detail: "), row.detail) : null,
     explanation.meaning ? h("p", null, explanation.meaning) : null,
     causes.length
       ? h("details", null, h("summary", null, "What usually causes it"), h("ul", null, causes.map((each) => h("li", null, each))))

@@ -1,7 +1,8 @@
 /**
  * What has happened to a connection, in the order of time, as a list with the durations between.
  */
-import { h, replace } from "../dom.js";
+import { h } from "../dom.js";
+import { patchChildren } from "./patch.js";
 import { formatBytes, formatDuration, formatTime } from "../units.js";
 
 /** @typedef {import("../types.js").Row} Row */
@@ -30,11 +31,11 @@ const ENDS = /** @type {Record<string, string>} */ ({
  */
 export function momentsOf(row) {
   /** @type {Moment[]} */
-  const moments = [{ key: "accepted", seconds: 0, text: "Client accepted", more: row.client, tone: "" }];
+  const moments = [{ key: "accepted", seconds: 0, text: "Client accepted", tone: "" }];
   const add = (/** @type {Moment} */ moment) => moments.push(moment);
   const isOver = row.state === "closed" || Boolean(row.closed_at);
   if (typeof row.connect_seconds === "number") {
-    add({ key: "connected", seconds: row.connect_seconds, text: "Backend connected", more: row.backend, tone: "" });
+    add({ key: "connected", seconds: row.connect_seconds, text: "Backend connected", tone: "" });
   }
   for (const [direction, side] of [
     ["up", "client"],
@@ -85,9 +86,9 @@ export function drawLife(list, row) {
   const items = moments.flatMap((moment, index) => {
     const before = moments[index - 1];
     const passed = before === undefined ? 0 : moment.seconds - before.seconds;
-    const at = formatTime(opened + moment.seconds, { dated: index === 0 });
+    const at = formatTime(opened + moment.seconds);
     return [
-      before === undefined ? null : gap(passed, `${formatDuration(passed)} later`),
+      ...(before === undefined ? [] : [gap(passed, `${formatDuration(passed)} later`)]),
       h(
         "li",
         { class: `moment ${moment.tone}`, dataset: { key: moment.key } },
@@ -112,7 +113,7 @@ export function drawLife(list, row) {
       ),
     );
   }
-  replace(list, items);
+  patchChildren(list, items);
 }
 
 /**

@@ -2,8 +2,9 @@
  * Client, monconn and backend with what Linux knows of the two TCP connections between them, and
  * where the server's diagnosis says that the time is lost.
  */
-import { h, replace } from "../dom.js";
+import { h } from "../dom.js";
 import { formatBytes, formatCount, formatDuration, formatRate } from "../units.js";
+import { patchChildren } from "./patch.js";
 
 /** @typedef {import("../types.js").Row} Row */
 /** @typedef {"client" | "client_link" | "monconn" | "backend_link" | "backend"} Place */
@@ -34,8 +35,9 @@ export function drawSides(root, row) {
   const mark = (/** @type {Place} */ place) => (places.includes(place) ? " suspect" : "");
   const flag = (/** @type {Place} */ place) =>
     places[0] === place ? h("span", { class: "suspect-flag" }, `⚠ ${looksLike}`) : null;
-  replace(
-    root,
+  const drawn = h(
+    "div",
+    null,
     h(
       "p",
       { class: `verdict ${isBad ? "warn" : ""}` },
@@ -79,6 +81,7 @@ export function drawSides(root, row) {
     ),
     isOver ? h("p", { class: "muted" }, "The figures are those of the moment at which the sockets were closed.") : null,
   );
+  patchChildren(root, [...drawn.childNodes]);
 }
 
 /**
@@ -108,12 +111,11 @@ function ending(row, side) {
  */
 function linkBetween(side, row, mark, flag) {
   const tcp = row[`${side}_tcp`];
-  const [toLeft, toRight] = side === "client" ? ["down", "up"] : ["down", "up"];
   const wire = h(
     "div",
     { class: "wire", "aria-hidden": "true" },
-    h("span", { class: "wire-up" }, `${formatBytes(row[toRight] ?? 0)} →`),
-    h("span", { class: "wire-down" }, `← ${formatBytes(row[toLeft] ?? 0)}`),
+    h("span", { class: "wire-up" }, `${formatBytes(row.up ?? 0)} →`),
+    h("span", { class: "wire-down" }, `← ${formatBytes(row.down ?? 0)}`),
   );
   return h(
     "section",
@@ -172,7 +174,7 @@ function figures(side, tcp) {
       part: share(number("window_limited_seconds"), number("busy_seconds")),
     },
     {
-      name: "Delivers",
+      name: "Delivery rate",
       text: formatRate(number("delivery_rate")),
       help: `What has reached the ${side} a second, lately.`,
     },

@@ -1,10 +1,11 @@
 /** One connection: how it goes, which side is slow, what is said, and why it ended. */
+import { blockClients, closeConnections } from "../actions.js";
 import { Problem, address, get, path } from "../api.js";
 import { lineChart } from "../charts.js";
-import { blockClient, closeConnection } from "../connection/actions.js";
 import { ByteView } from "../connection/bytes.js";
 import { drawExplanation, explain } from "../connection/explanation.js";
 import { drawLife } from "../connection/life.js";
+import { patchChildren } from "../connection/patch.js";
 import { Rates } from "../connection/rates.js";
 import { drawSides } from "../connection/sides.js";
 import { notifyProblem } from "../dialogs.js";
@@ -25,6 +26,8 @@ const STATES = /** @type {Record<string, string>} */ ({
   closing: "being closed",
   closed: "closed",
 });
+/** How much time the chart of rates shows at least. */
+const LEAST_SECONDS = 120;
 /** Events of a tap, by the names that they have in the stream. */
 const FLOW_EVENTS = ["began", "data", "side_ended", "ended"];
 
@@ -69,9 +72,8 @@ class ConnectionView {
       isBinary: true,
       empty: "Rates appear as they are measured, once a second.",
     });
-    this.head = h("div", { class: "connection-head" });
     this.title = h("h1", null, "Connection");
-    this.state = h("p", { class: "connection-state", role: "status" });
+    this.state = h("p", { class: "connection-state" });
     this.links = h("p", { class: "connection-links" });
     this.buttons = h("div", { class: "toolbar" });
     this.notice = h("p", { class: "connection-notice", role: "status", hidden: true });
@@ -88,6 +90,12 @@ class ConnectionView {
     const row = await this.ask();
     await this.readColumns();
     if (this.isStopped) return;
+    if (row === null) {
+      const { link } = this.context;
+      const places = [h("a", { href: link("connections") }, "Live connections"), " · ", h("a", { href: link("closed") }, "Closed ones")];
+      replace(this.root, h("h1", null, `Connection ${this.id}`), this.notice, h("p", null, places));
+      return;
+    }
     replace(
       this.root,
       h("div", { class: "connection-head" }, h("div", null, this.title, this.state, this.links), this.buttons),
@@ -95,7 +103,7 @@ class ConnectionView {
       this.why,
       card("life-title", "Timeline", this.life),
       card("rates-title", "Traffic", this.traffic, this.chart.element),
-      card("sides-title", "Which side is slow", this.sides),
+      card("sides-title", row.closed_at ? "Which side was slow" : "Which side is slow", this.sides),
       card("facts-title", "Facts", this.facts),
       this.bytes,
       h(
@@ -116,7 +124,7 @@ class ConnectionView {
     );
     this.drawButtons();
     this.drawBytes();
-    if (row !== null) this.show(row);
+    this.show(row);
     const off = this.context.live.on("tick", () => this.refresh());
     this.leaving.push(off, () => this.chart.remove());
     const seen = () => this.refresh();
@@ -228,11 +236,16 @@ class ConnectionView {
     drawLife(this.life, row);
     setText(this.traffic, trafficText(row));
     this.rates.add(row);
-    this.chart.update({ samples: this.rates.samples });
+    const last = this.rates.samples[this.rates.samples.length - 1]?.at ?? 0;
+    const first = this.rates.samples[0]?.at ?? last;
+    this.chart.update({ samples: this.rates.samples, since: Math.min(first, last - LEAST_SECONDS), until: last });
     this.chart.element.hidden = isOver && this.rates.samples.length < 2;
     drawSides(this.sides, row);
-    this.drawFacts(row);
+    if (JSON.stringify(before?.facts) !== JSON.stringify(row.facts) || before === null) this.drawFacts(row);
     this.drawFields(row);
+    if (before !== null && before.state !== row.state && !isOver) {
+      this.context.announce(`The connection is ${STATES[row.state] ?? row.state}`);
+    }
     if (before !== null && !before.closed_at && isOver) {
       this.context.announce(`The connection has ended: ${row.reason ?? row.refusal}`);
     }
@@ -275,10 +288,11 @@ class ConnectionView {
     };
     replace(
       this.buttons,
-      isLive ? h("button", { type: "button", class: "danger", onclick: act((each) => closeConnection(each, false)) }, "Close…") : null,
-      isLive ? h("button", { type: "button", class: "danger", onclick: act((each) => closeConnection(each, true)) }, "Reset…") : null,
+      isLive
+        ? h("button", { type: "button", class: "danger", onclick: act((each) => closeConnections([each])) }, "Close…")
+        : null,
       /[.:]/.test(String(row.client_ip))
-        ? h("button", { type: "button", class: "danger", onclick: act(blockClient) }, `Block ${row.client_ip}…`)
+        ? h("button", { type: "button", class: "danger", onclick: act((each) => blockClients([String(each.client_ip)])) }, "Block client…")
         : null,
     );
   }
@@ -292,7 +306,6 @@ class ConnectionView {
       const explanation = await explain(word, row.refusal ? "refusal" : "reason");
       if (explanation === null || this.isStopped) return;
       drawExplanation(this.why, explanation, row, row.refusal ? "Why it was refused" : "Why it ended");
-      if (row.detail) this.why.children[0]?.after(h("p", null, h("strong", null, "Detail: "), row.detail));
       this.why.hidden = false;
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
@@ -324,7 +337,7 @@ class ConnectionView {
 
   /** @param {Row} row */
   drawFields(row) {
-    const names = Object.keys(row).filter((name) => row[name] !== null && row[name] !== undefined);
+    const names = Object.keys(row).filter((name) => name !== "at" && row[name] !== null && row[name] !== undefined);
     keyed(
       this.fields,
       names,
@@ -334,12 +347,15 @@ class ConnectionView {
         return h(
           "tr",
           null,
-          h("th", { scope: "row" }, h("code", null, name)),
+          h("th", { scope: "row" }, column ? h("span", { class: "field-title" }, column.title) : null, h("code", null, name)),
           h("td", { class: "field-value" }),
           h("td", { class: "muted" }, column?.help ?? ""),
         );
       },
-      (element, name) => setText(/** @type {Element} */ (element.children[1]), fieldText(row[name], this.columns.get(name))),
+      (element, name) => {
+        const lines = fieldLines(row[name], this.columns.get(name));
+        patchChildren(/** @type {Element} */ (element.children[1]), lines.map((line) => h("div", null, line)));
+      },
     );
   }
 
@@ -429,6 +445,7 @@ class Tapping {
     /** @type {EventSource | null} */
     this.source = null;
     this.droppedBytes = 0;
+    this.hasMissed = false;
     /** @type {Row[]} */
     this.waiting = [];
     this.frame = 0;
@@ -440,6 +457,7 @@ class Tapping {
 
   start() {
     this.droppedBytes = 0;
+    this.hasMissed = false;
     const source = new EventSource(address("tap", { filter: `id:${this.id}` }));
     this.source = source;
     this.listener.state(true, "Waiting for the server …");
@@ -452,9 +470,16 @@ class Tapping {
     source.onmessage = take;
     for (const name of FLOW_EVENTS) source.addEventListener(name, /** @type {EventListener} */ (take));
     source.addEventListener("dropped", (message) => {
-      const { bytes, dropped_bytes: total } = JSON.parse(message.data);
-      this.droppedBytes = typeof total === "number" ? total : this.droppedBytes + Number(bytes ?? 0);
+      this.droppedBytes = Number(JSON.parse(message.data).bytes);
       this.tell();
+    });
+    source.addEventListener("missed", () => {
+      this.hasMissed = true;
+      this.tell();
+    });
+    source.addEventListener("end", (message) => {
+      this.droppedBytes = Number(JSON.parse(message.data).dropped_bytes);
+      this.stop(`The tap has ended.${this.droppedText()}`);
     });
   }
 
@@ -469,12 +494,19 @@ class Tapping {
         this.listener.events(this.waiting.splice(0));
       });
     }
-    if (event.event === "ended") this.stop(event.reason ? `The connection has ended: ${event.reason}` : "The tap has ended.");
+    if (event.event === "ended") {
+      this.stop(`${event.reason ? `The connection has ended: ${event.reason}.` : "The tap has ended."}${this.droppedText()}`);
+    }
+  }
+
+  droppedText() {
+    const dropped = this.droppedBytes ? ` ${formatCount(this.droppedBytes)} bytes came faster than they could be sent here, and were dropped.` : "";
+    const missed = this.hasMissed ? " While the server could not be reached, bytes were missed." : "";
+    return `${dropped}${missed}`;
   }
 
   tell() {
-    const dropped = this.droppedBytes ? ` ${formatCount(this.droppedBytes)} bytes came faster than they could be sent here, and were dropped.` : "";
-    this.listener.state(true, `Live: bytes appear as they pass.${dropped}`);
+    this.listener.state(true, `Live: bytes appear as they pass.${this.droppedText()}`);
   }
 
   /** The server has refused: an EventSource does not say why, a plain request does. */
@@ -553,14 +585,21 @@ function trafficText(row) {
 const rateText = (rate) => (rate < 1 ? "0 B/s" : formatRate(rate));
 
 /**
+ * The value of a field as people read it, and as it is in JSON if that says more.
+ *
  * @param {any} value
  * @param {Column | undefined} column
+ * @returns {string[]}
  */
-function fieldText(value, column) {
-  if (typeof value === "object" && value !== null && !Array.isArray(value)) return JSON.stringify(value);
-  const text = formatValue(value, column?.unit ?? (Array.isArray(value) ? "list" : "text"));
-  const isRounded = ["bytes", "seconds", "time", "bytes_per_second"].includes(column?.unit ?? "");
-  return isRounded && text !== "-" && text !== String(value) ? `${text} (${value})` : text;
+function fieldLines(value, column) {
+  if (Array.isArray(value)) return value.map(String);
+  if (typeof value === "object" && value !== null) {
+    return Object.entries(value).flatMap(([name, each]) => (Array.isArray(each) ? each : [each]).map((one) => `${name}: ${one}`));
+  }
+  const unit = column?.unit ?? "text";
+  const text = formatValue(value, unit);
+  const isRounded = ["bytes", "seconds", "time", "bytes_per_second"].includes(unit);
+  return [isRounded && text !== "-" && text !== String(value) ? `${text} (${value})` : text];
 }
 
 /** @param {Problem} problem */

@@ -55,6 +55,7 @@ TEST = [
     "pytest>=8.2.0",
     "pytest-twisted>=1.14.3",
     "hypothesis>=6.100.0",
+    "openapi-spec-validator>=0.7.1",
     "setuptools>=70.1.0",  # tests/test_packaging.py builds a wheel
 ]
 # Apart from TEST: Playwright brings a Node.js of its own, 140 MB, and what a browser shows does not

@@ -19,7 +19,7 @@ from monconn.addresses import Network
 from monconn.clock import Clock
 from monconn.config.sections import USUAL_DEVICES, CaptureConfig
 from monconn.devices.identity import DeviceIdentity
-from monconn.errors import MonconnError, NotConfigured, QuestionError, UnknownCapture
+from monconn.errors import Conflict, MonconnError, NotConfigured, QuestionError, UnknownCapture
 from monconn.log import Logger
 from monconn.model.actions import CONFIGURATION, Actor
 from monconn.model.flow import Began, Ended, FlowEvent
@@ -431,7 +431,7 @@ class Captures:
         most = min(MOST_CAPTURES, config.keep)
         if len(self._running) >= most:
             more = f" (keep: {most})" if most < MOST_CAPTURES else ""
-            raise QuestionError(f"{most} captures run already{more}: stop one first")
+            raise Conflict(f"{most} captures run already{more}: stop one first")
         files = self._opened()
         first = config.first if first is None else first
         capture = self._add(

@@ -20,7 +20,7 @@ from monconn.clock import Clock
 from monconn.config.explain import Section
 from monconn.config.sections import USUAL_CAPTURE, CaptureConfig
 from monconn.devices.service import DevicesService
-from monconn.errors import NotConfigured, QuestionError
+from monconn.errors import Conflict, NotConfigured, QuestionError
 from monconn.model.actions import Actor
 from monconn.model.flow import FlowEvent
 from monconn.model.record import known_fact_names
@@ -636,7 +636,7 @@ class Operations:
             else:
                 monitor.subtract(up, down, actor=None)
         except ValueError as error:
-            raise QuestionError(str(error)) from None
+            raise Conflict(str(error)) from None
         if not dry_run:
             self._report("subtract_stats", actor, [monitor], service, f"{up} B up, {down} B down")
         return _change(True, [monitor])
@@ -768,7 +768,7 @@ class Operations:
         """
         monitor = self.registry.get(service)
         if monitor.stopping:
-            raise QuestionError(f"{monitor.name} is stopping, and cannot be resumed")
+            raise Conflict(f"{monitor.name} is stopping, and cannot be resumed")
         return _change(monitor.resume(actor=actor), [monitor], len(monitor))
 
     def drain(self, actor: Actor, service: str, *, spread: float | None = None) -> ChangeResult:

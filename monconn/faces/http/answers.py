@@ -148,7 +148,9 @@ class SharedAnswers:
 
     def _make_next(self) -> None:
         while self._queue and self._making < MADE_AT_ONCE and self._has_time():
-            shared = self._queue.popleft()
+            # Those that somebody waits for first: others have an older one meanwhile.
+            shared = next((each for each in self._queue if each.waiting), self._queue[0])
+            self._queue.remove(shared)
             shared.is_queued = False
             if shared.waiting or self._answers.get(shared.key) is shared:
                 self._make(shared)

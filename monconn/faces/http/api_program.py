@@ -131,7 +131,12 @@ def _outputs(call: Call) -> Answer:
 
 
 def _test_outputs(call: Call) -> Deferred[Response]:
-    testing = call.operations.notify_test(call.actor, call.arguments.get("number"))
+    number, outputs = call.arguments.get("number"), call.operations.outputs()
+    if not outputs:
+        raise NotConfigured("there is no output: the configuration has no notify:")
+    if number is not None and number not in {each.number for each in outputs}:
+        raise Problem(404, f"there is no output {number}", "unknown-output")
+    testing = call.operations.notify_test(call.actor, number)
     return testing.addCallback(lambda rows: rows_answer(call, iter(rows), is_continued=False))
 
 

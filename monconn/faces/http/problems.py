@@ -11,6 +11,7 @@ import attrs
 from monconn.errors import (
     AddressError,
     ConfigError,
+    Conflict,
     FileError,
     Forbidden,
     ListenError,
@@ -114,6 +115,7 @@ _KINDS: tuple[tuple[type[MonconnError], int, str], ...] = (
     (UnknownCapture, 404, "unknown-capture"),
     (NotConfigured, 404, "not-configured"),
     (Forbidden, 403, "forbidden"),
+    (Conflict, 409, "conflict"),
     (ReloadError, 409, "conflict"),
     (ListenError, 409, "conflict"),
     (FileError, 503, "file-unavailable"),

@@ -48,8 +48,6 @@ class _Walk:
         self.arguments = arguments
         self.others = others
         self.rest = rest
-        self.ahead: Any = None
-        """The first row of the rest, which was taken to know that there is one."""
         self.number = 1
         """Of the page that is asked for next."""
         self.page: tuple[int, bytes] | None = None
@@ -165,23 +163,22 @@ class Walks:
     def _page(
         self, walk: _Walk, limit: int, *, is_continued: bool
     ) -> Generator[None, None, tuple[bytes, bool]]:
-        """The next rows encoded, and whether there are more."""
+        """The next rows encoded, and whether there may be more.
+
+        No row is made ahead to know whether there is one: it would be as of too early.
+        """
         others = dict(walk.others)
         has_more = False
 
         def rows() -> RowSteps[Any]:
             nonlocal has_more
             count = 0
-            if walk.ahead is not None:
-                yield walk.ahead
-                count, walk.ahead = 1, None
             for row in walk.rest:
-                if row is not None:
-                    if count == limit:
-                        walk.ahead, has_more = row, is_continued
-                        return
-                    count += 1
                 yield row
+                count += row is not None
+                if count == limit:
+                    has_more = is_continued
+                    return
 
         def all_others() -> dict[str, Any]:
             if has_more:

@@ -208,6 +208,27 @@ def test_without_time_an_older_answer_does_but_not_after_an_action(clock: TurnCl
     assert number_of(waiting) == 2
 
 
+def test_those_who_have_nothing_go_before_those_who_have_an_older_one(clock: TurnClock) -> None:
+    answers, make = SharedAnswers(clock), Maker(clock)
+    for number in range(20):
+        answers.get(number, 1.0, make)
+    clock.advance(2)
+    # Uses the time of the next seconds up.
+    answers.get("long", 1.0, Maker(clock, work_seconds=BURST_SECONDS + SHARE))
+    while answers._making:
+        clock.turn()
+    slow = Maker(clock, work_seconds=0.05)
+    assert all(answers.get(number, 1.0, slow).called for number in range(20))
+    newcomer = answers.get("newcomer", 1.0, slow)
+    while not slow.made:
+        clock.work(0.01)
+        clock.turn()
+    while answers._making == 1 and not newcomer.called:
+        clock.turn()
+    assert newcomer.called
+    assert slow.made < 10
+
+
 def test_what_is_held_is_bounded(
     clock: TurnClock, answers: SharedAnswers, make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

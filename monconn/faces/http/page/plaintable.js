@@ -149,7 +149,8 @@ export class PlainTable {
       return h("th", { scope: "col" }, h("span", { class: "visually-hidden" }, "Actions"));
     }
     const isNumber = NUMBERS.has(column.unit);
-    if (column.order === "") {
+    // What is sorted here can be sorted by any column.
+    if (this.options.isSorted ? column.order === "" : column.unit === "object") {
       return h("th", { scope: "col", class: isNumber ? "number" : "", title: column.help }, column.title);
     }
     return h(

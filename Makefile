@@ -66,19 +66,17 @@ check: $(VENV)/.has-dev ## lint, formatting and types; of the page's scripts whe
 	@echo "monconn: mypy"
 	@$(VENV)/bin/mypy
 	@if command -v node >/dev/null && command -v npm >/dev/null; then \
-		$(MAKE) -s .typescript/$(TYPESCRIPT) && echo "monconn: tsc" && node $(TSC) --project tsconfig.json; \
+		test -e .typescript/$(TYPESCRIPT) || { \
+			echo "monconn: installing TypeScript $(TYPESCRIPT) into .typescript"; \
+			rm -rf .typescript && mkdir .typescript && \
+			npm install --prefix .typescript --no-save --no-audit --no-fund --loglevel=error \
+				typescript@$(TYPESCRIPT) >/dev/null && touch .typescript/$(TYPESCRIPT); \
+		} && echo "monconn: tsc" && node $(TSC) --project tsconfig.json; \
 	elif [ -n "$$MONCONN_REQUIRE_PROGRAMS" ]; then \
 		echo "monconn: tsc needs node and npm (Debian: apt install nodejs npm)" >&2; exit 1; \
 	else \
 		echo "monconn: tsc is skipped: it needs node and npm (Debian: apt install nodejs npm)"; \
 	fi
-
-.typescript/$(TYPESCRIPT):
-	@echo "monconn: installing TypeScript $(TYPESCRIPT) into .typescript"
-	@rm -rf .typescript && mkdir .typescript
-	@npm install --prefix .typescript --no-save --no-audit --no-fund --loglevel=error \
-		typescript@$(TYPESCRIPT) >/dev/null
-	@touch $@
 
 .PHONY: format
 format: $(VENV)/.has-dev ## format the code and fix what the linter can

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from monconn import __version__
+from monconn._version import __version__
 from monconn.errors import NotConfigured
 from monconn.faces.http import parameters as of
 from monconn.faces.http.columns import columns_json

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from monconn import __version__
+from monconn._version import __version__
 from monconn.faces.http.columns import LISTINGS
 from monconn.faces.http.routes import Parameter, Route
 from monconn.net.http.messages import PROBLEM

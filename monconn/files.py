@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from monconn.errors import FileError
+from monconn.errors import FileError, os_error_text
 from monconn.units import format_bytes
 
 lost: Counter[str] = Counter(socket=0, json_log=0, history=0)
@@ -157,10 +157,10 @@ def read_private_file(path: str, limit: int) -> bytes:
                 fix = f"chmod 600 {shlex.quote(path)}"
                 raise FileError(f"{name} is open to other users ({shown}): {fix}")
             content = file.read(limit + 1) or b""  # None is EAGAIN, of files in /proc
-    except FileNotFoundError:
-        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(error.errno, error.strerror) from None
     except OSError as error:
-        raise FileError(f"{name} cannot be read: {error.strerror}") from error
+        raise FileError(f"{name} cannot be read: {os_error_text(error)}") from error
     except ValueError:
         raise FileError(f"{name} cannot be read: {path_fault(path)}") from None
     if len(content) > limit:

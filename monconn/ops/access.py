@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
@@ -31,7 +31,14 @@ from monconn.addresses import TcpAddress
 from monconn.background import ThreadReactor, run_in_thread
 from monconn.clock import Clock
 from monconn.config.sections import HttpConfig
-from monconn.errors import FileError, Forbidden, NotConfigured, QuestionError, quoted
+from monconn.errors import (
+    FileError,
+    Forbidden,
+    NotConfigured,
+    QuestionError,
+    os_error_text,
+    quoted,
+)
 from monconn.files import file_name
 from monconn.log import Logger
 from monconn.model.actions import CONFIGURATION, ActionKind, Actor
@@ -100,6 +107,7 @@ class Access(Service):
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
+        self._config_path = config_path
         self._reactor = reactor
         self._clock = clock
         self._wall = wall
@@ -113,6 +121,8 @@ class Access(Service):
         self._is_looking = False
         self._changes = 0
         self._keys = SessionKeys.new()
+        self._is_to_store = False
+        self._storing: list[Deferred[None]] = []
         self._codes = Codes(clock)
         self._timer: IDelayedCall | None = None
         self.port: int | None = None
@@ -123,13 +133,13 @@ class Access(Service):
 
         :raises FileError: one is damaged, or open to others.
         """
-        looked = files.read_tokens(self.tokens_path)
-        keys = files.read_keys(self._keys_path)
+        looked, keys = files.read_files(self._config, self._config_path)
         if keys is None:
             try:
                 files.write_keys(self._keys_path, self._keys)
-            except FileError as error:
-                self._log.warn("browsers are logged out by a restart: {error}", error=error)
+            except OSError as error:
+                problem = files.not_kept(self._keys_path, os_error_text(error))
+                self._log.warn("http: {problem}", problem=problem)
         else:
             self._keys = keys
         self._use(looked)
@@ -157,16 +167,14 @@ class Access(Service):
             if isinstance(outcome, files.Looked) and changes == self._changes and self.running:
                 self._use(outcome)
 
+        def look() -> files.Looked:
+            return files.look_at_tokens(path, before)
+
+        self._is_looking = True
         try:
-            run_in_thread(
-                self._reactor,
-                "monconn tokens",
-                lambda: files.look_at_tokens(path, before),
-                done,
-            )
-            self._is_looking = True
-        except RuntimeError:
-            pass  # the system gives us no thread now
+            run_in_thread(self._reactor, "monconn tokens", look, done)
+        except RuntimeError:  # the system gives us no thread now
+            self._is_looking = False
 
     def _use(self, looked: files.Looked) -> None:
         self._look = looked.look
@@ -189,22 +197,29 @@ class Access(Service):
         if gone:
             self._done("revoke_token", CONFIGURATION, _names(gone), "in the file")
 
-    def _changed_file(self, change: Callable[[bytes, Tokens], bytes]) -> Deferred[None]:
-        """Change the file in a thread, and use what is in it then."""
+    def _changed_file(
+        self, change: Callable[[bytes, Tokens], bytes], report: Callable[[], T]
+    ) -> Deferred[T]:
+        """Change the file in a thread, use what is in it then, and report it: also if whoever has
+        asked for it has left meanwhile."""
 
-        def work() -> Deferred[files.Looked]:
-            return self._in_thread(lambda: files.change_tokens(self.tokens_path, change))
-
-        def use(looked: files.Looked) -> None:
+        def use(looked: files.Looked) -> T:
             self._changes += 1
             self._look, self._fault = looked.look, ""
             self._tokens = looked.tokens or Tokens()
+            return report()
 
-        return self._one_at_a_time(work).addCallback(use)
+        def explain(failure: Failure) -> T:
+            failure.trap(OSError)
+            text = os_error_text(failure.value)
+            raise FileError(f"{file_name(self.tokens_path)} cannot be written: {text}")
 
-    def _one_at_a_time(self, work: Callable[[], Deferred[T]]) -> Deferred[T]:
-        running: Deferred[T] = self._lock.run(work)
-        return uncancellable(running)
+        def work() -> Deferred[T]:
+            changing = self._in_thread(lambda: files.change_tokens(self.tokens_path, change))
+            return changing.addCallbacks(use, explain)
+
+        changed: Deferred[T] = self._lock.run(work)
+        return uncancellable(changed)
 
     def _in_thread(self, work: Callable[[], T]) -> Deferred[T]:
         done: Deferred[T] = Deferred()
@@ -218,7 +233,7 @@ class Access(Service):
         try:
             run_in_thread(self._reactor, "monconn access", work, finish)
         except RuntimeError as error:
-            raise FileError(f"the files of the HTTP API cannot be changed now: {error}") from None
+            return fail(OSError(f"no thread can be started: {error}"))
         return done
 
     # -- who it is
@@ -298,35 +313,45 @@ class Access(Service):
         """End one session."""
         self._keys = self._keys.without(session, self._wall())
         self._done("log_out", Actor.session(session.name), session.role)
-        keys = self._keys
-        saving = self._one_at_a_time(lambda: self._in_thread(lambda: self._save(keys)))
-        saving.addErrback(
-            lambda failure: self._log.warn(
-                "who has logged out may be logged in again after a restart: {error}",
-                error=failure.value,
-            )
-        )
+        self._store_keys()
 
     def log_out_all(self, actor: Actor) -> Deferred[None]:
         """End all sessions, and let no link that was made be used.
 
         :raises FileError: in the Deferred: they have ended, but would be back after a restart.
         """
-        self._keys = keys = SessionKeys.new(self._keys.instance)
+        self._keys = SessionKeys.new(self._keys.instance)
         self._codes.clear()
         self._done("log_out_all", actor)
+        stored: Deferred[None] = Deferred()
+        self._storing.append(stored)
+        self._store_keys()
+        return uncancellable(stored)
 
-        def explain(failure: Failure) -> None:
-            failure.trap(FileError)
-            raise FileError(
-                f"all sessions have ended, but may be back after a restart: {failure.value}"
-            )
+    def _store_keys(self) -> None:
+        """Store the key and who has logged out, as they are once it is their turn."""
+        if not self._is_to_store:
+            self._is_to_store = True
+            self._lock.run(self._store)
 
-        saving = self._one_at_a_time(lambda: self._in_thread(lambda: self._save(keys)))
-        return saving.addErrback(explain)
+    def _store(self) -> Deferred[None]:
+        self._is_to_store = False
+        keys, path = self._keys, self._keys_path
+        storing, self._storing = self._storing, []
 
-    def _save(self, keys: SessionKeys) -> None:
-        files.write_keys(self._keys_path, keys)
+        def stored(_: None) -> None:
+            for each in storing:
+                each.callback(None)
+
+        def failed(failure: Failure) -> None:
+            failure.trap(OSError)
+            text = f"{file_name(path)} cannot be written: {os_error_text(failure.value)}"
+            problem = f"who was logged out may be logged in again after a restart: {text}"
+            self._log.warn("{problem}", problem=problem)
+            for each in storing:
+                each.errback(FileError(problem))
+
+        return self._in_thread(lambda: files.write_keys(path, keys)).addCallbacks(stored, failed)
 
     # -- links and tokens
 
@@ -385,11 +410,11 @@ class Access(Service):
                 raise QuestionError(f"there are {MOST_TOKENS:,} tokens already: revoke some")
             return with_token(content, token, comment)
 
-        def made(_: None) -> NewToken:
+        def report() -> NewToken:
             self._done("make_token", actor, _names([token]))
             return NewToken(token.name, granted, text, self.tokens_path)
 
-        return self._changed_file(change).addCallback(made)
+        return self._changed_file(change, report)
 
     def tokens(self) -> list[TokenRow]:
         """The tokens that are in force.
@@ -412,10 +437,10 @@ class Access(Service):
                 raise QuestionError(f"there is no token named {quoted(name)}")
             return without_token(content, name)
 
-        def revoked(_: None) -> None:
+        def report() -> None:
             self._done("revoke_token", actor, name)
 
-        return self._changed_file(change).addCallback(revoked)
+        return self._changed_file(change, report)
 
     def url(self) -> str:
         """Where a browser finds the page, without the slash at the end.

@@ -120,6 +120,7 @@ class Application(MultiService):
         self._turns: TurnMeter | None = getattr(reactor, "turn_meter", None)  # a MonconnReactor's
         self._turn_watch: TurnWatch | None = None
         self._manhole: Any = None
+        self._http: Any = None
         self.operations = Operations(
             self.registry,
             self._clock,
@@ -232,7 +233,7 @@ class Application(MultiService):
 
             _, reactor, clock = self._shared
             metrics = self._metrics
-            self._add(
+            self._http = self._add(
                 HttpService(
                     config.http,
                     self.operations,
@@ -337,6 +338,8 @@ class Application(MultiService):
     def _reload_applied(self, config: Config) -> None:
         self.config = config
         self.count_by_device()
+        if self._http is not None:
+            self._http.renew_certificate()
 
     def _sections(self, config: Config) -> dict[str, LiveSection]:
         """The sections that can follow another configuration while everything runs."""

@@ -215,7 +215,7 @@ def action(at: str, action: Action) -> Document:
     user = {"name": actor.user or actor.name} if actor.user or actor.name else {}
     if actor.uid is not None:
         user["id"] = str(actor.uid)
-    if user and actor.kind in ("process", "ssh", "certificate"):
+    if user and actor.kind in ("process", "ssh", "certificate", "token", "session"):
         made["user"] = user
     return made
 

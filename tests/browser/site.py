@@ -46,7 +46,7 @@ class Site:
         }
         for place in self._environment.values():
             Path(place).mkdir(mode=0o700)
-        self._backends = {"web": Backend(echo), "mqtt": Backend(_serve_mqtt)}
+        self._backends = {"web": Backend(_serve_echo), "mqtt": Backend(_serve_mqtt)}
         services = {
             name: {
                 "listen": f"127.0.0.1:{port}",
@@ -182,6 +182,11 @@ def _listens(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _serve_echo(client: socket.socket) -> None:
+    client.settimeout(None)  # clients stay as long as the tests of a module take
+    echo(client)
 
 
 def _serve_mqtt(client: socket.socket) -> None:

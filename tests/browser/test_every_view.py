@@ -31,9 +31,10 @@ def opened(open_page: Callable[..., Page], site: Site, view: str, **options: obj
     """A view, once it shows something."""
     (first, *_) = json.loads(site.command("list", "service:mqtt", "--json"))
     page = open_page(f"#/{VIEWS[view].format(id=first['id'])}", **options)
-    expect(page.locator("main h1, main h2").first).to_be_visible()
-    expect(page.locator(f"main .view-{view}")).to_be_visible()
-    page.wait_for_load_state("networkidle") if view == "why" else None
+    shown = page.locator(f"main .view-{view}")
+    expect(shown.or_(page.get_by_text("cannot be shown")).first).to_be_visible()
+    assert shown.count() == 1, page.locator("main").inner_text()
+    expect(page.locator("main h1").first).to_be_visible()
     expect(page.locator(_BUSY)).to_have_count(0)
     return page
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import attrs
 from OpenSSL import SSL
 from twisted.application.service import Service
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolFactory
 from zope.interface import implementer
 
 from monconn.addresses import UnixAddress
+from monconn.background import ThreadReactor, run_in_thread
 from monconn.clock import Clock
 from monconn.config.sections import HttpConfig, HttpTlsConfig
 from monconn.errors import ListenError, Remark
@@ -31,7 +33,7 @@ from monconn.net.listen import (
     serve_factory,
     wait_while_full,
 )
-from monconn.net.tls import ServerTls
+from monconn.net.tls import ServerTls, files_digest
 from monconn.net.tls_faults import TlsError
 from monconn.net.tls_serving import TlsFactory
 from monconn.ops.access import Access
@@ -53,13 +55,17 @@ MOST_BODY_BYTES = 1 << 16
 IDLE_SECONDS = 75.0
 
 
+class HttpReactor(ServeReactor, ThreadReactor, Protocol):
+    """The part of a reactor that :class:`HttpService` needs."""
+
+
 class HttpService(Service):
     """Serves the HTTP API and its page.
 
     :param config: where to listen, and what is served.
     :param operations: what can be asked and done.
     :param access: who may.
-    :param reactor: an ``IReactorFDSet`` and ``IReactorSocket``.
+    :param reactor: an ``IReactorFDSet``, ``IReactorSocket`` and ``IReactorFromThreads``.
     :param clock: monotonic time and timers.
     :param is_ready: whether clients of all services are accepted.
     :param metrics: answers with the metrics, if they are served.
@@ -72,7 +78,7 @@ class HttpService(Service):
         config: HttpConfig,
         operations: Operations,
         access: Access,
-        reactor: ServeReactor,
+        reactor: HttpReactor,
         clock: Clock,
         is_ready: Callable[[], bool],
         metrics: Callable[[Request], Answer] | None = None,
@@ -93,6 +99,7 @@ class HttpService(Service):
         self._app = HttpApp(operations, self._guard, routes, PageFiles())
         self._listener: Listener | None = None
         self._factory: HttpFactory | None = None
+        self._tls: _TlsConnections | None = None
         self.where: str | None = None
         """``HOST:PORT`` or ``unix:PATH``; None while it does not listen."""
 
@@ -109,8 +116,8 @@ class HttpService(Service):
             self._factory = factory = make_factory(self._app, self._clock)
             served: IProtocolFactory = factory
             if self._config.tls is not None:
-                connections = _TlsConnections(_server_tls(self._config.tls))
-                served = TlsFactory(connections, factory, factory.queue)
+                self._tls = _TlsConnections(*_read_tls(self._config.tls))
+                served = TlsFactory(self._tls, factory, factory.queue)
             sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
         if not isinstance(address, UnixAddress):
             self._access.port = sock.getsockname()[1]
@@ -120,6 +127,25 @@ class HttpService(Service):
         scheme = "http" if self._config.tls is None else "https"
         url = self.where if isinstance(address, UnixAddress) else f"{scheme}://{self.where}/"
         self._log.info("HTTP API and page at {url}", url=url)
+
+    def renew_certificate(self) -> None:
+        """Read the certificate's files again, in a thread: what is there by now is shown in new
+        handshakes, unless it cannot be used."""
+        config, connections = self._config.tls, self._tls
+        if config is None or connections is None:
+            return
+
+        def finished(found: tuple[ServerTls, bytes] | BaseException) -> None:
+            if isinstance(found, BaseException):
+                self._log.warn("http goes on with the certificate it has: {why}", why=str(found))
+            elif found[1] != connections.digest:
+                connections.tls, connections.digest = found
+                self._log.info("http: the certificate was read again")
+
+        try:
+            run_in_thread(self._reactor, "monconn http", lambda: _read_tls(config), finished)
+        except RuntimeError as error:  # no thread can be started
+            finished(error)
 
     def startService(self) -> None:
         """Accept clients."""
@@ -156,7 +182,7 @@ def check_http(config: HttpConfig) -> list[Remark]:
         if config.metrics:
             check_library()
         if config.tls is not None:
-            tls = _server_tls(config.tls)
+            tls, _ = _read_tls(config.tls)
             found = [*map(Remark, tls.warnings), *tls.remarks]
             remarks = [Remark(each.message, each.is_warning, "tls") for each in found]
         return [*remarks, *check_listener(config.listen)]
@@ -185,23 +211,28 @@ def make_factory(handler: Handler, clock: Clock) -> HttpFactory:
     return HttpFactory(handler, clock, limits)
 
 
-def listen_tls(config: HttpTlsConfig) -> ListenTls:
-    """TLS with clients. A browser that offers HTTP/2, too, goes on with HTTP/1.1."""
-    return ListenTls(config.certificate, config.key, alpn=("http/1.1",))
+def _read_tls(config: HttpTlsConfig) -> tuple[ServerTls, bytes]:
+    """What makes the TLS connections of clients, and a digest of the files that it is from.
 
-
-def _server_tls(config: HttpTlsConfig) -> ServerTls:
+    :raises ListenError: a file cannot be used.
+    """
+    # A browser that offers HTTP/2, too, goes on with HTTP/1.1.
+    settings = ListenTls(config.certificate, config.key, alpn=("http/1.1",))
+    digest = files_digest(settings)
     try:
-        return ServerTls(listen_tls(config))
+        return ServerTls(settings), digest
     except TlsError as error:
         raise ListenError(f"its certificate cannot be used: {error}", "tls") from error
 
 
 @implementer(IOpenSSLServerConnectionCreator)
+@attrs.define
 class _TlsConnections:
-    def __init__(self, tls: ServerTls) -> None:
-        self._tls = tls
+    """Makes the TLS connections of clients."""
+
+    tls: ServerTls
+    digest: bytes
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         """Implements ``IOpenSSLServerConnectionCreator``."""
-        return self._tls.connection()
+        return self.tls.connection()

@@ -219,7 +219,8 @@ class _Client(Protocol):
         self._lingering_bytes = 0
         self._exchange: h11.Connection | None = None
         """The present request and its answer; None until its head is there."""
-        self._head: h11.Request | None = None
+        self._request: Request | None = None
+        """The same, without its body."""
         self._is_whole = False
         """Whether all of the present request was received."""
         self._body = bytearray()
@@ -287,7 +288,10 @@ class _Client(Protocol):
     def _pause_or_resume(self) -> None:
         """Read only what is soon needed: what a client sends meanwhile stays in the kernel, which
         slows the client down."""
-        must_read = self._phase is _Phase.ENDING or len(self._received) < MOST_HELD_BYTES
+        is_needed = self._phase is _Phase.REQUESTING and not self._is_queued
+        must_read = (
+            is_needed or self._phase is _Phase.ENDING or len(self._received) < MOST_HELD_BYTES
+        )
         if must_read != self._is_reading and not self._is_over:
             self._is_reading = must_read
             if must_read:
@@ -345,6 +349,7 @@ class _Client(Protocol):
         """Begin with a request whose head is there."""
         # An exchange of its own for each, which takes 10 µs: so none is kept while idle.
         exchange = self._exchange = h11.Connection(h11.SERVER)
+        self._request = None
         self._is_whole = False
         self._body.clear()
         self._chunks = 0
@@ -353,7 +358,6 @@ class _Client(Protocol):
         exchange.receive_data(raw)
         head = exchange.next_event()
         assert isinstance(head, h11.Request)  # as there is a whole head
-        self._head = head
         if head.http_version[:1] != b"1":
             raise _Refused(505, "the version must be HTTP/1.1")
         if head.method == b"CONNECT":
@@ -364,6 +368,7 @@ class _Client(Protocol):
         ):
             # Others may find the end of the body elsewhere (RFC 9112, 6.1 and 6.3).
             raise _Refused(400, "the length of the body is ambiguous")
+        self._request = self._request_of(head)
         most = self.factory.limits.body_bytes
         if not most:
             self._serve(exchange)
@@ -395,8 +400,8 @@ class _Client(Protocol):
 
     def _serve(self, exchange: h11.Connection) -> None:
         """Have the handler answer."""
-        assert self._head is not None
-        request = self._request(self._head)
+        assert self._request is not None
+        request = attrs.evolve(self._request, body=bytes(self._body))
         self._phase = _Phase.WAITING
         self._set_deadline(ANSWER_SECONDS)
         try:
@@ -413,7 +418,7 @@ class _Client(Protocol):
         else:
             self._answer(exchange, answer)
 
-    def _request(self, head: h11.Request) -> Request:
+    def _request_of(self, head: h11.Request) -> Request:
         headers: dict[str, str] = {}
         for raw_name, raw_value in head.headers:
             name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
@@ -433,9 +438,8 @@ class _Client(Protocol):
             path,
             query,
             headers,
-            bytes(self._body),
-            ISSLTransport.providedBy(self.transport),
-            self.ip,
+            is_tls=ISSLTransport.providedBy(self.transport),
+            origin=self.ip,
         )
 
     # -- the answer
@@ -465,7 +469,8 @@ class _Client(Protocol):
             body.stop()
             response = problem(503, "there are too many streams", (("Retry-After", "10"),))
             body = response.body
-        has_body = response.status not in (204, 304) and self._head_method() != b"HEAD"
+        is_head = self._request is not None and self._request.method == "HEAD"
+        has_body = response.status not in (204, 304) and not is_head
         try:
             head = self._head_of(exchange, response)
         except Exception:
@@ -482,9 +487,6 @@ class _Client(Protocol):
         else:
             body.stop()
             self._write(_pieces(exchange, head, b""))
-
-    def _head_method(self) -> bytes:
-        return self._head.method if self._head is not None else b""
 
     def _head_of(self, exchange: h11.Connection, response: Response) -> bytes:
         headers = [("Date", formatdate(usegmt=True))]
@@ -515,7 +517,7 @@ class _Client(Protocol):
 
     def answered(self) -> None:
         """The whole answer is written: wait for the next request, or end."""
-        exchange, self._exchange, self._head = self._exchange, None, None
+        exchange, self._exchange, self._request = self._exchange, None, None
         limits = self.factory.limits
         is_kept = exchange is not None and exchange.our_state is exchange.their_state is h11.DONE
         if is_kept and limits.idle_seconds and not self._is_over:

@@ -110,3 +110,8 @@ def status(transport: Transport) -> int:
     matched = re.match(rb"HTTP/1\.1 (\d+) ", transport.written)
     assert matched, bytes(transport.written)
     return int(matched[1])
+
+
+def statuses(transport: Transport) -> list[int]:
+    """Of all answers, as far as their bodies have none."""
+    return [int(each) for each in re.findall(rb"HTTP/1\.1 (\d+) ", transport.written)]

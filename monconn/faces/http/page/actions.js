@@ -1,7 +1,7 @@
 /**
  * What operators do to connections: closing them, and blocking clients. Each asks before.
  */
-import { post } from "./api.js";
+import { get, post } from "./api.js";
 import { confirmAction, notify, notifyProblem, openDialog } from "./dialogs.js";
 import { h } from "./dom.js";
 import { formatCount } from "./units.js";
@@ -23,9 +23,10 @@ export function counted(count, what) {
  * Close these connections, if the user says so.
  *
  * @param {Row[]} rows
+ * @param {string} served The token of the server that the rows are of.
  * @returns {Promise<boolean>} Whether it was done.
  */
-export async function closeConnections(rows) {
+export async function closeConnections(rows, served) {
   const reset = resetBox();
   const isMeant = await confirmAction({
     title: `Close ${counted(rows.length, "connection")}?`,
@@ -40,8 +41,17 @@ export async function closeConnections(rows) {
   if (!isMeant) {
     return false;
   }
-  // A uid is never used again, but an id is, after a restart.
-  return close({ ids: rows.map((row) => row.uid ?? row.id), reset: reset.isChosen() });
+  try {
+    // After a restart, an id is that of another connection.
+    if ((await get("session")).served !== served) {
+      notify("monconn was restarted meanwhile: these connections have ended", "warning");
+      return false;
+    }
+  } catch (error) {
+    notifyProblem(error);
+    return false;
+  }
+  return close({ ids: rows.map((row) => Number(row.id)), reset: reset.isChosen() });
 }
 
 /**
@@ -94,7 +104,7 @@ async function close(body) {
 
 /** @param {any} answer */
 function countOf(answer) {
-  return Number(answer?.count ?? answer?.closed ?? answer?.connections ?? 0);
+  return Number(answer?.closed ?? 0);
 }
 
 /**

@@ -4,10 +4,11 @@
  * An address is `#/connections?filter=service:mqtt&sort=-up`: a path, whose parts name the view and
  * a thing, and a query, which the view reads.
  */
-import { Problem, get, whenLoggedOut } from "./api.js";
+import { Problem, del, get, whenLoggedOut } from "./api.js";
 import { byId, h, replace } from "./dom.js";
 import { notifyProblem } from "./dialogs.js";
 import { drawHeader } from "./header.js";
+import { listenForKeys } from "./keys.js";
 import { live } from "./live.js";
 
 /**
@@ -47,6 +48,10 @@ let columns = null;
 /** @type {{page: Page, thing: string, mounted: Mounted} | null} What is shown. */
 let shown = null;
 let shownNumber = 0;
+/** Whether the view could not be shown, and may be once the server is there again. */
+let hasFailed = false;
+/** Where to go once somebody is logged in. */
+let wanted = "";
 
 /**
  * The address of a view.
@@ -131,6 +136,7 @@ function unmount(mounted) {
 
 function leave() {
   shownNumber += 1;
+  hasFailed = false;
   const before = shown;
   shown = null;
   unmount(before?.mounted);
@@ -139,7 +145,7 @@ function leave() {
 /** Show what the address says. */
 async function route() {
   if (/^#\/?login\b/.test(location.hash)) {
-    await showLogin();
+    await showLogin("");
     return;
   }
   if (session === null) {
@@ -174,6 +180,11 @@ async function route() {
     const mounted = await view.mount(root, params, context(session));
     if (number === shownNumber) {
       shown = { page, thing, mounted };
+      announce(view.title);
+      if (document.activeElement === null || document.activeElement === document.body) {
+        byId("main").focus({ preventScroll: true });
+      }
+      loadOthers();
     } else {
       unmount(mounted); // somebody was faster
     }
@@ -181,10 +192,28 @@ async function route() {
     if (number !== shownNumber) {
       return;
     }
-    replace(byId("main"), h("h1", null, "This view cannot be shown"), h("p", null, String(/** @type {Error} */ (error).message)));
-    if (!(error instanceof Problem)) {
+    hasFailed = true;
+    const text = error instanceof Error ? error.message : String(error);
+    replace(byId("main"), h("h1", null, "This view cannot be shown"), h("p", null, text));
+    if (!(error instanceof Problem) && live.state.state === "live") {
       throw error;
     }
+  }
+}
+
+let areOthersLoaded = false;
+
+/** Have the scripts of the other views, too: they can be shown when the server is gone. */
+function loadOthers() {
+  if (!areOthersLoaded) {
+    areOthersLoaded = true;
+    setTimeout(() => {
+      for (const page of PAGES) {
+        import(`./views/${page.name}.js`).catch(() => {
+          areOthersLoaded = false;
+        });
+      }
+    }, 2000);
   }
 }
 
@@ -244,10 +273,10 @@ async function begin() {
       throw error;
     }
     if (error.status === 401) {
-      await showLogin();
+      await showLogin("");
     } else {
+      replace(byId("main"), h("h1", null, error.title), h("p", null, error.detail || "This page tries again by itself."));
       setTimeout(begin, 2000);
-      replace(byId("main"), h("h1", null, "The server cannot be reached"), h("p", null, "This page tries again by itself."));
     }
     return;
   }
@@ -255,36 +284,92 @@ async function begin() {
   await route();
 }
 
-async function showLogin() {
+/** @param {string} problem Why, if somebody was logged in. */
+async function showLogin(problem) {
   leave();
+  if (!/^#\/?login\b/.test(location.hash)) {
+    wanted = location.hash;
+  }
   session = null;
   columns = null;
   live.stop();
-  replace(byId("header"));
+  drawHeader(null, "", { pages: [], link, logOut });
   const root = h("div", { class: "view view-login" });
   replace(byId("main"), root);
   setTitle("Log in");
   const { mountLogin } = await import("./views/login.js");
-  mountLogin(root, async () => {
-    await begin();
+  await mountLogin(root, problem, () => {
+    history.replaceState(null, "", wanted === "" ? link(START) : wanted);
+    wanted = "";
+    accounts?.postMessage("logged_in");
+    void begin();
   });
 }
 
 async function logOut() {
-  const { del } = await import("./api.js");
   try {
     await del("session");
   } catch (error) {
     notifyProblem(error);
     return;
   }
-  await showLogin();
+  wanted = "";
+  history.replaceState(null, "", link(START));
+  accounts?.postMessage("logged_out");
+  await showLogin("You are logged out.");
+}
+
+// What one tab does, the others do, too: they share the cookie.
+const accounts = "BroadcastChannel" in window ? new BroadcastChannel("monconn-account") : null;
+if (accounts !== null) {
+  accounts.onmessage = (event) => {
+    if (event.data === "logged_out" && session !== null) {
+      void showLogin("You are logged out.");
+    } else if (event.data === "logged_in") {
+      // Perhaps as somebody else, who may do more, or less.
+      leave();
+      session = null;
+      live.stop();
+      history.replaceState(null, "", wanted === "" ? location.hash : wanted);
+      wanted = "";
+      void begin();
+    }
+  };
 }
 
 whenLoggedOut(() => {
   if (session !== null) {
-    showLogin();
+    void showLogin("Your session has ended.");
   }
 });
-window.addEventListener("hashchange", route);
-route();
+
+live.on("hello", async (hello) => {
+  if (session === null || hello.served === session.served) {
+    return;
+  }
+  if (hello.version !== session.version) {
+    location.reload(); // this page is that of another version
+    return;
+  }
+  // Restarted: with other services and outputs, perhaps.
+  try {
+    session = /** @type {Session} */ (await get("session"));
+  } catch (error) {
+    notifyProblem(error);
+    return;
+  }
+  columns = null;
+  if (shown !== null) {
+    drawHeader(session, shown.page.path, { pages: PAGES, link, logOut });
+  }
+});
+
+live.on("state", (state) => {
+  if (state.state === "live" && hasFailed) {
+    void route();
+  }
+});
+
+listenForKeys(navigate);
+window.addEventListener("hashchange", () => void route());
+void route();

@@ -2,7 +2,7 @@
  * What surrounds each view: navigation, whether the server is there, who is logged in, the theme.
  */
 import { byId, h, replace, setAttribute, setText } from "./dom.js";
-import { openDialog } from "./dialogs.js";
+import { showHelp } from "./keys.js";
 import { live } from "./live.js";
 import { formatCount, formatDuration, formatTime } from "./units.js";
 
@@ -28,11 +28,16 @@ let pill = null;
 let count = null;
 
 /**
- * @param {Session} session
+ * @param {Session | null} session Null while nobody is logged in.
  * @param {string} path Of the view that is shown.
  * @param {Shell} shell
  */
 export function drawHeader(session, path, shell) {
+  if (session === null) {
+    drawnFor = pill = count = null;
+    replace(byId("header"), h("span", { class: "brand" }, "monconn"), h("div", { class: "header-end" }, themeButton()));
+    return;
+  }
   if (drawnFor !== session) {
     drawnFor = session;
     drawAll(session, shell);
@@ -62,7 +67,12 @@ function drawAll(session, { pages, link, logOut }) {
       { class: "header-end" },
       count,
       pill,
-      h("span", { class: "who", title: `Logged in by ${session.kind}` }, session.name, h("span", { class: "role" }, session.role)),
+      h(
+        "span",
+        { class: "who", title: `Logged in as ${session.name}: may ${session.role}` },
+        h("span", { class: "who-name" }, session.name),
+        h("span", { class: "role" }, session.role),
+      ),
       themeButton(),
       h("button", { type: "button", class: "icon-button", "aria-label": "Keys and help", title: "Keys and help (?)", onclick: showHelp }, "?"),
       h("button", { type: "button", class: "quiet", onclick: logOut }, "Log out"),
@@ -132,30 +142,4 @@ function themeButton() {
   }
   draw();
   return button;
-}
-
-/** @type {[string, string][]} */
-const KEYS = [
-  ["/", "Go to the filter"],
-  ["↑ ↓  Page Up  Page Down  Home  End", "Move in a table"],
-  ["Enter", "Open the row"],
-  ["Space", "Select the row"],
-  ["Shift + ↑ ↓", "Select several rows"],
-  ["Escape", "End a selection, close a dialog, leave the filter"],
-  ["g then s c d h b", "Go to services, connections, devices, history, blocks"],
-  ["?", "This help"],
-];
-
-export function showHelp() {
-  return openDialog({
-    title: "Keys",
-    content: () => [
-      h("dl", { class: "keys" }, ...KEYS.flatMap(([key, text]) => [h("dt", null, h("kbd", null, key)), h("dd", null, text)])),
-      h(
-        "p",
-        { class: "muted" },
-        "A filter has terms such as service:mqtt, client:10.0.0.0/8, idle:5m.., up:1MiB.., not:state:open; the same key twice is either of both.",
-      ),
-    ],
-  });
 }

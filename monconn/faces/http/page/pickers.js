@@ -3,7 +3,7 @@
  * address, so that a link shows the same to somebody else.
  */
 import { get } from "./api.js";
-import { h, keyed, setText } from "./dom.js";
+import { h, keyed, setAttribute, setText } from "./dom.js";
 import { asDate } from "./units.js";
 
 /**
@@ -149,6 +149,15 @@ export async function serviceNames(context) {
 }
 
 /**
+ * The names of the services, as far as they are known now: what a filter's field proposes.
+ *
+ * @param {Context} context
+ */
+export function serviceChoices(context) {
+  return (context.live.tick?.services ?? []).map((row) => String(row.sid));
+}
+
+/**
  * Chooses a service, or all of them.
  *
  * @param {Context} context
@@ -196,7 +205,7 @@ export function servicePicker(context, { value, onChange, all = "all services" }
 }
 
 /**
- * A field for a line of text, such as a filter, which takes effect by Enter, or when it is left.
+ * A field for a line of text, such as an address, which takes effect by Enter, or when it is left.
  *
  * @param {object} options
  * @param {string} options.label
@@ -204,15 +213,14 @@ export function servicePicker(context, { value, onChange, all = "all services" }
  * @param {(value: string) => void} options.onChange
  * @param {string} [options.placeholder]
  * @param {string} [options.help] What may be written.
- * @param {boolean} [options.isFilter] Whether `/` leads here.
  * @returns {{element: HTMLElement, input: HTMLInputElement, update: (value: string) => void,
  *   setProblem: (text: string) => void}}
  */
-export function textField({ label, value, onChange, placeholder = "", help = "", isFilter = false }) {
+export function textField({ label, value, onChange, placeholder = "", help = "" }) {
   const id = `text-${(made += 1)}`;
   const problem = h("span", { class: "field-problem", id: `${id}-problem`, role: "alert" });
   const input = h("input", {
-    type: isFilter ? "search" : "text",
+    type: "text",
     id,
     value,
     placeholder,
@@ -221,7 +229,6 @@ export function textField({ label, value, onChange, placeholder = "", help = "",
     autocomplete: "off",
     autocapitalize: "off",
     "aria-describedby": `${id}-problem`,
-    dataset: isFilter ? { filter: "" } : {},
     onchange: () => onChange(input.value.trim()),
   });
   const element = h("div", { class: "picker picker-text" }, h("label", { for: id }, label), input, problem);
@@ -235,10 +242,7 @@ export function textField({ label, value, onChange, placeholder = "", help = "",
     },
     setProblem(text) {
       setText(problem, text);
-      input.toggleAttribute("aria-invalid", text !== "");
-      if (text !== "") {
-        input.setAttribute("aria-invalid", "true");
-      }
+      setAttribute(input, "aria-invalid", text === "" ? null : "true");
     },
   };
 }
@@ -260,4 +264,13 @@ export function notConfigured(title, text, configuration) {
     h("p", null, "Add this to the configuration, and restart monconn:"),
     h("pre", null, ...configuration.split("\n").flatMap((line, index) => (index ? [h("br", null), line] : [line]))),
   );
+}
+
+/**
+ * What the server says about a filter, for its field; null if the problem is another one.
+ *
+ * @param {import("./api.js").Problem} problem
+ */
+export function problemOfFilter(problem) {
+  return problem.errors.find((each) => each.name === "filter") ?? null;
 }

@@ -57,8 +57,8 @@ export class PlainTable {
     this.pager = h("div", { class: "pager", hidden: true });
     this.element = h(
       "div",
-      { class: "grid plain-grid" },
-      h("table", { "aria-label": options.label }, h("thead", null, this.head), this.body),
+      { class: "plain-grid" },
+      h("table", { class: "plain", "aria-label": options.label }, h("thead", null, this.head), this.body),
       this.empty,
       this.pager,
     );
@@ -149,7 +149,8 @@ export class PlainTable {
       return h("th", { scope: "col" }, h("span", { class: "visually-hidden" }, "Actions"));
     }
     const isNumber = NUMBERS.has(column.unit);
-    if (column.order === "") {
+    // What is sorted here can be sorted by any column.
+    if (this.options.isSorted ? column.order === "" : column.unit === "object") {
       return h("th", { scope: "col", class: isNumber ? "number" : "", title: column.help }, column.title);
     }
     return h(

@@ -81,7 +81,11 @@ const DESCENDING_UNITS = new Set(["count", "bytes", "bytes_per_second", "seconds
  * @typedef {object} Line One row that is drawn.
  * @property {HTMLElement} element
  * @property {HTMLElement[]} cells
- * @property {string[]} texts
+ * @property {string[]} texts What is in the cells: comparing it is cheaper than asking the document.
+ * @property {string[]} classes Of the cells, beside the usual ones.
+ * @property {string} className
+ * @property {Row | undefined} row What is drawn.
+ * @property {boolean} isDrawn
  * @property {HTMLInputElement | null} box
  * @property {HTMLAnchorElement | null} link
  * @property {number} index
@@ -123,6 +127,9 @@ export function isSortable(column) {
  * @param {Column} column
  */
 function isDescending(column) {
+  if (column.descending !== undefined && column.order) {
+    return column.descending;
+  }
   return DESCENDING_UNITS.has(column.unit) && column.name !== "id" && column.unit !== "flag";
 }
 
@@ -177,6 +184,8 @@ export class Table {
     this.ended = new Set();
     /** @type {Map<string, Row>} */
     this.selected = new Map();
+    /** @type {Set<Column>} Of those that only some rows have a value of, those that have been seen. */
+    this.filled = new Set();
     /** @type {string | null} The key of the row that has the cursor. */
     this.active = null;
     this.activeIndex = -1;
@@ -189,7 +198,6 @@ export class Table {
     this.heldUntil = 0;
     this.isHeld = false;
     this.pointedIndex = -1;
-    this.lastScrollTop = 0;
     this.scrollDirection = 0;
     /** @type {AbortController | null} */
     this.loading = null;
@@ -229,8 +237,13 @@ export class Table {
     });
     this.resizing = new ResizeObserver(() => this.layOut());
     this.resizing.observe(this.element);
+    /** Of all rows, in pixels. */
+    this.height = -1;
     this.rowPixels = 28;
     this.charPixels = 7.5;
+    /** How far it is scrolled, and how high the place for rows is, in pixels. */
+    this.top = 0;
+    this.room = 0;
   }
 
   // -- for those who use it
@@ -258,7 +271,7 @@ export class Table {
     this.setHeld(false);
     this.active = null;
     this.activeIndex = -1;
-    this.element.scrollTop = 0;
+    this.scrollTo(0);
     this.total = this.options.fetch === undefined ? this.given.length : 0;
     this.draw();
     this.refresh();
@@ -277,7 +290,7 @@ export class Table {
     this.drawHead();
     if (this.options.fetch === undefined) {
       this.setRows(this.given);
-      this.element.scrollTop = 0;
+      this.scrollTo(0);
     } else {
       this.reset();
     }
@@ -334,9 +347,9 @@ export class Table {
 
   /** The first row in view, and how many are. */
   inView() {
-    const first = Math.floor(this.element.scrollTop / this.rowPixels);
-    const room = Math.max(0, this.element.clientHeight - this.headRow.offsetHeight);
-    return { first: Math.max(0, first), count: Math.ceil(room / this.rowPixels) + 1 };
+    // From what is remembered: asking the document would have it laid out in the midst of changes.
+    const first = Math.floor(this.top / this.rowPixels);
+    return { first: Math.max(0, first), count: Math.ceil(Math.max(0, this.room) / this.rowPixels) + 1 };
   }
 
   isInViewKnown() {
@@ -362,7 +375,10 @@ export class Table {
       }
     } catch (error) {
       if (!loading.signal.aborted) {
-        this.onError?.(error);
+        if (this.onError === undefined) {
+          throw error;
+        }
+        this.onError(error);
       }
     } finally {
       if (this.loading === loading) {
@@ -507,7 +523,28 @@ export class Table {
       }
     }
     this.options.onPage?.(page);
+    if (this.noteFilled(page.rows)) {
+      this.layOut();
+    }
     this.draw();
+  }
+
+  /**
+   * Note which columns that are for some rows have a value: they stay from then on.
+   *
+   * @param {Row[]} rows
+   */
+  noteFilled(rows) {
+    const before = this.filled.size;
+    for (const column of this.options.columns) {
+      if (column.for_some && !this.filled.has(column)) {
+        const isFilled = rows.some((row) => formatValue(this.value(column, row), column.unit) !== "-");
+        if (isFilled) {
+          this.filled.add(column);
+        }
+      }
+    }
+    return this.filled.size > before;
   }
 
   /**
@@ -515,8 +552,7 @@ export class Table {
    * what is new is wanted.
    */
   anchor() {
-    const { scrollTop } = this.element;
-    if (!this.isKnown || (scrollTop < 1 && !this.isHolding() && this.pointedIndex < 0)) {
+    if (!this.isKnown || (this.top < 1 && !this.isHolding() && this.pointedIndex < 0)) {
       return undefined;
     }
     if (!this.isSteady() && this.pointedIndex < 0) {
@@ -558,8 +594,7 @@ export class Table {
    */
   shift(by) {
     this.setHeight();
-    this.element.scrollTop += by * this.rowPixels;
-    this.lastScrollTop = this.element.scrollTop;
+    this.scrollTo(this.top + by * this.rowPixels);
     if (this.pointedIndex >= 0) {
       this.pointedIndex += by;
     }
@@ -569,6 +604,12 @@ export class Table {
     if (this.activeIndex >= 0) {
       this.activeIndex = Math.max(0, this.activeIndex + by);
     }
+  }
+
+  /** @param {number} top */
+  scrollTo(top) {
+    this.element.scrollTop = top;
+    this.top = this.element.scrollTop;
   }
 
   // -- holding the order
@@ -625,7 +666,7 @@ export class Table {
   wantedColumns() {
     const { columns } = this.options;
     if (this.chosen === undefined) {
-      return columns.filter(isUsual);
+      return columns.filter((column) => isUsual(column) && (!column.for_some || this.filled.has(column)));
     }
     const chosen = this.chosen;
     const found = columns.filter((column) => chosen.includes(column.name));
@@ -642,6 +683,7 @@ export class Table {
     if (width === 0) {
       return;
     }
+    this.room = this.element.clientHeight - this.headRow.offsetHeight;
     const style = getComputedStyle(this.element);
     this.rowPixels = Number.parseFloat(style.getPropertyValue("--row")) || 28;
     this.charPixels = digitPixels(`${style.fontSize} ${style.fontFamily}`);
@@ -749,7 +791,17 @@ export class Table {
   }
 
   setHeight() {
-    this.canvas.style.height = `${Math.min(MOST_PIXELS, this.total * this.rowPixels)}px`;
+    const height = Math.min(MOST_PIXELS, this.total * this.rowPixels);
+    if (height !== this.height) {
+      this.height = height;
+      this.canvas.style.height = `${height}px`;
+      // A table of few rows is as high as they are.
+      const before = this.room;
+      this.room = this.element.clientHeight - this.headRow.offsetHeight;
+      if (before !== this.room || this.top > height) {
+        this.top = this.element.scrollTop;
+      }
+    }
   }
 
   draw() {
@@ -840,7 +892,18 @@ export class Table {
       element.append(h("div", { role: "gridcell", class: "grid-cell grid-select", "aria-colindex": "1" }, box));
     }
     element.append(...cells);
-    return { element, cells, texts: cells.map(() => ""), box, link, index: -1 };
+    return {
+      element,
+      cells,
+      texts: cells.map(() => ""),
+      classes: cells.map(() => "?"),
+      className: "",
+      row: undefined,
+      isDrawn: false,
+      box,
+      link,
+      index: -1,
+    };
   }
 
   /** The column that is a link: the first that never leaves. */
@@ -850,46 +913,45 @@ export class Table {
 
   /** @param {Line} line */
   drawLine(line) {
+    const { options } = this;
     const row = this.rows.get(line.index);
-    const key = row === undefined ? "" : String(this.options.key(row));
+    const key = row === undefined ? "" : String(options.key(row));
     const isSelected = row !== undefined && this.selected.has(key);
     const isEnded = this.ended.has(key);
-    const classes = ["grid-row"];
-    if (line.index % 2 === 1) {
-      classes.push("odd");
-    }
+    let className = line.index % 2 === 1 ? "grid-row odd" : "grid-row";
     if (row === undefined) {
-      classes.push("unknown");
+      className += " unknown";
     } else {
-      if (isEnded) {
-        classes.push("ended");
-      }
-      if (isSelected) {
-        classes.push("selected");
-      }
-      if (line.index === this.activeIndex) {
-        classes.push("active");
-      }
-      const more = this.options.rowClass?.(row);
-      if (more) {
-        classes.push(more);
+      const more = options.rowClass?.(row) ?? "";
+      className += `${isEnded ? " ended" : ""}${isSelected ? " selected" : ""}${more === "" ? "" : ` ${more}`}`;
+    }
+    if (line.index === this.activeIndex) {
+      className += " active";
+    }
+    const isSame = line.row === row && line.isDrawn && line.className.includes(" ended") === isEnded;
+    if (line.className !== className) {
+      line.className = className;
+      line.element.className = className;
+      if (options.selectable) {
+        setAttribute(line.element, "aria-selected", String(isSelected));
       }
     }
-    setClass(line.element, classes.join(" "));
-    if (this.options.selectable) {
-      setAttribute(line.element, "aria-selected", String(isSelected));
-      if (line.box !== null && line.box.checked !== isSelected) {
-        line.box.checked = isSelected;
-      }
+    if (line.box !== null && line.box.checked !== isSelected) {
+      line.box.checked = isSelected;
     }
+    if (isSame) {
+      return; // most lines, while somebody scrolls
+    }
+    line.row = row;
+    line.isDrawn = true;
     if (line.link !== null) {
-      const href = row === undefined ? undefined : this.options.href?.(row);
-      setAttribute(line.link, "href", href);
+      setAttribute(line.link, "href", row === undefined ? undefined : options.href?.(row));
     }
-    this.shown.forEach((column, index) => {
+    for (let index = 0; index < this.shown.length; index += 1) {
+      const column = this.shown[index];
       const cell = line.cells[index];
-      if (cell === undefined) {
-        return;
+      if (column === undefined || cell === undefined) {
+        continue;
       }
       const text = row === undefined ? "" : isEnded && column.name === "state" ? "ended" : this.text(column, row);
       if (line.texts[index] !== text) {
@@ -898,12 +960,13 @@ export class Table {
         if (target instanceof Text) {
           target.data = text;
         }
-        // Only what may be cut is worth a tooltip: each attribute costs.
-        setAttribute(cell, "title", column.align !== "right" && text.length > 8 ? text : null);
       }
-      const more = row === undefined ? "" : (this.options.cellClass?.(column, row) ?? "");
-      setClass(cell, `grid-cell${column.align === "right" ? " right" : ""}${text === "-" ? " none" : ""}${more === "" ? "" : ` ${more}`}`);
-    });
+      const more = `${text === "-" ? "none " : ""}${row === undefined ? "" : (options.cellClass?.(column, row) ?? "")}`;
+      if (line.classes[index] !== more) {
+        line.classes[index] = more;
+        cell.className = `grid-cell${column.align === "right" ? " right" : ""} ${more}`;
+      }
+    }
   }
 
   /**
@@ -930,9 +993,9 @@ export class Table {
 
   onScroll() {
     const { scrollTop } = this.element;
-    if (scrollTop !== this.lastScrollTop) {
-      this.scrollDirection = Math.sign(scrollTop - this.lastScrollTop);
-      this.lastScrollTop = scrollTop;
+    if (scrollTop !== this.top) {
+      this.scrollDirection = Math.sign(scrollTop - this.top);
+      this.top = scrollTop;
       this.pointedIndex = -1;
     }
     if (this.frame === 0) {
@@ -979,6 +1042,10 @@ export class Table {
     if (line !== undefined && event.pointerType !== "touch") {
       this.pointedIndex = line.index;
       this.hold();
+      const cell = event.target instanceof Element ? event.target.closest(".grid-cell") : null;
+      if (cell instanceof HTMLElement && !cell.classList.contains("grid-select")) {
+        setAttribute(cell, "title", cell.scrollWidth > cell.clientWidth ? cell.textContent : null);
+      }
     }
   }
 
@@ -1072,12 +1139,11 @@ export class Table {
     const row = this.rows.get(index);
     this.active = row === undefined ? null : String(this.options.key(row));
     if (isScrolled) {
-      const room = this.element.clientHeight - this.headRow.offsetHeight;
       const top = index * this.rowPixels;
-      if (top < this.element.scrollTop) {
-        this.element.scrollTop = top;
-      } else if (top + this.rowPixels > this.element.scrollTop + room) {
-        this.element.scrollTop = top + this.rowPixels - room;
+      if (top < this.top) {
+        this.scrollTo(top);
+      } else if (top + this.rowPixels > this.top + this.room) {
+        this.scrollTo(top + this.rowPixels - this.room);
       }
     }
     this.draw();
@@ -1127,16 +1193,6 @@ export class Table {
   selectionChanged() {
     this.draw();
     this.options.onSelect?.(this.selected);
-  }
-}
-
-/**
- * @param {HTMLElement} element
- * @param {string} value
- */
-function setClass(element, value) {
-  if (element.className !== value) {
-    element.className = value;
   }
 }
 

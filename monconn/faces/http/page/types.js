@@ -15,6 +15,8 @@
  * @property {number} [width] Characters that it needs.
  * @property {number} [max_width] Characters that it can make use of.
  * @property {boolean} [usual] Whether it is in the table unless somebody chooses.
+ * @property {boolean} [for_some] Whether it leaves a usual table in which no row has a value.
+ * @property {boolean} [descending] Whether the greatest comes first, unless it is the other way round.
  *
  * @typedef {object} FilterKey One key of the filter language in a listing.
  * @property {string} name
@@ -24,7 +26,8 @@
  *
  * @typedef {object} ListingColumns
  * @property {Column[]} columns
- * @property {FilterKey[]} filter
+ * @property {FilterKey[]} keys Of the filter language.
+ * @property {boolean} [facts] Whether names of facts are keys, too.
  *
  * @typedef {object} Session Who is logged in, and what the server has.
  * @property {string} name

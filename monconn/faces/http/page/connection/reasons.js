@@ -97,13 +97,19 @@ export class TickReasons {
 
   /**
    * @param {string | null} service Null for all.
+   * @param {Bucket[]} [before] What is known of the time before the first tick; of others than these
+   *   bars, nothing is taken.
    * @returns {{buckets: Bucket[], since: number, until: number}}
    */
-  buckets(service) {
+  buckets(service, before = []) {
     const begins = [...this.counts.keys()].sort((one, other) => one - other);
     const last = Math.floor(this.now / BUCKET_SECONDS) * BUCKET_SECONDS;
     const until = last + BUCKET_SECONDS;
-    const since = Math.min(begins[0] ?? last, until - LEAST_BUCKETS * BUCKET_SECONDS);
+    const first = begins[0] ?? last;
+    const earlier = before.filter(
+      (each) => each.until - each.since === BUCKET_SECONDS && each.since <= first && each.since > last - MOST_BUCKETS * BUCKET_SECONDS,
+    );
+    const since = Math.min(earlier[0]?.since ?? first, first, until - LEAST_BUCKETS * BUCKET_SECONDS);
     const buckets = begins.map((begin) => {
       /** @type {Record<string, number>} */
       const sums = {};
@@ -113,6 +119,13 @@ export class TickReasons {
       }
       return { since: begin, until: begin + BUCKET_SECONDS, counts: sums };
     });
-    return { buckets, since, until };
+    // The bar of the first tick is known from both, each of which may have seen a part of it.
+    const shared = earlier[earlier.length - 1];
+    const own = buckets[0];
+    if (shared !== undefined && own !== undefined && shared.since === own.since) {
+      earlier.pop();
+      for (const [reason, count] of Object.entries(shared.counts)) own.counts[reason] = Math.max(count, own.counts[reason] ?? 0);
+    }
+    return { buckets: [...earlier, ...buckets], since, until };
   }
 }

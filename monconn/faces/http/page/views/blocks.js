@@ -2,7 +2,8 @@
 import { Problem, del, get, path, post } from "../api.js";
 import { confirmAction, notify, notifyProblem } from "../dialogs.js";
 import { h, replace } from "../dom.js";
-import { servicePicker, textField } from "../pickers.js";
+import { FilterField } from "../filter.js";
+import { problemOfFilter, serviceChoices, servicePicker, textField } from "../pickers.js";
 import { PlainTable } from "../plaintable.js";
 import { formatCount, formatDuration, formatTime } from "../units.js";
 
@@ -31,16 +32,16 @@ export default { title: "Blocks", mount };
  * @param {Context} context
  */
 async function mount(root, params, context) {
-  const { columns } = await context.columns("blocks");
+  const { columns, keys } = await context.columns("blocks");
   let left = 0;
   let number = 0;
-  const filter = textField({
-    label: "Filter",
+  const filter = new FilterField({
+    label: "Filter of blocks",
+    keys,
     value: params.filter ?? "",
+    values: { service: () => serviceChoices(context) },
     placeholder: "client:10.0.0.0/8 source:operator",
-    help: "Terms such as client:10.0.0.7, source:operator, by:name, left:..1h, or any text.",
-    isFilter: true,
-    onChange: (value) => go({ filter: value }),
+    onFilter: (text) => go({ filter: text }),
   });
   const service = servicePicker(context, { value: params.service ?? "", onChange: (value) => go({ service: value }) });
   const table = new PlainTable({
@@ -150,7 +151,7 @@ async function mount(root, params, context) {
     try {
       const { rows } = await get("blocks", { filter: params.filter, service: params.service, limit: 1000, max_age: 1 });
       if (mine === number) {
-        filter.setProblem("");
+        filter.setProblem(null);
         table.setRows(rows);
       }
     } catch (error) {
@@ -158,7 +159,7 @@ async function mount(root, params, context) {
         throw error;
       }
       if (mine === number && !error.isGone) {
-        filter.setProblem(error.message);
+        filter.setProblem(problemOfFilter(error) ?? { detail: error.message });
       }
     }
   }
@@ -166,7 +167,9 @@ async function mount(root, params, context) {
   /** @param {Params} wanted */
   function update(wanted) {
     params = wanted;
-    filter.update(params.filter ?? "");
+    if (filter.value !== (params.filter ?? "")) {
+      filter.set(params.filter ?? "");
+    }
     service.update(params.service ?? "");
     table.setSort(params.sort ?? "");
     refresh();
@@ -211,7 +214,7 @@ export async function block(wanted) {
   const check = await post("blocks", { ...wanted, dry_run: true });
   const where = wanted.service ? `at ${wanted.service}` : "at all services";
   const until = wanted.for_seconds ? `for ${formatDuration(wanted.for_seconds)}` : "until somebody unblocks it";
-  const count = Number(check.count);
+  const count = Number(check.closed);
   const ended = wanted.keep_open
     ? "Live connections of its clients are left open."
     : count === 0
@@ -220,15 +223,15 @@ export async function block(wanted) {
   const text = [
     h("p", null, `New clients of ${wanted.network} are refused ${where}, ${until}.`),
     h("p", { class: count > 0 && !wanted.keep_open ? "warn" : "" }, ended),
-    check.is_update ? h("p", null, "It is blocked already: its end and its reason change.") : null,
-    check.is_kept === false ? h("p", null, "It ends with this run of monconn: blocks are not stored here.") : null,
+    check.updated ? h("p", null, "It is blocked already: its end and its reason change.") : null,
+    check.kept === false ? h("p", null, "It ends with this run of monconn: blocks are not stored here.") : null,
   ];
   const isWanted = await confirmAction({ title: `Block ${wanted.network}?`, text, label: "Block", danger: true });
   if (!isWanted) {
     return false;
   }
   const done = await post("blocks", wanted);
-  notify(`${wanted.network} is blocked ${where}: ${formatCount(done.count)} connection${done.count === 1 ? "" : "s"} ended.`, "good");
+  notify(`${wanted.network} is blocked ${where}: ${formatCount(done.closed)} connection${done.closed === 1 ? "" : "s"} ended.`, "good");
   return true;
 }
 

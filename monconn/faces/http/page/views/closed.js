@@ -1,14 +1,18 @@
 /** The connections that have closed lately, with their reasons, and the reasons over time. */
 import { Problem, get } from "../api.js";
 import { stackedBars } from "../charts.js";
+import { chooseColumns, chosenColumns } from "../columns.js";
 import { REASON_SERIES, TickReasons } from "../connection/reasons.js";
-import { h, replace, setAttribute, setText } from "../dom.js";
+import { notifyProblem } from "../dialogs.js";
+import { h, replace, setText } from "../dom.js";
+import { FilterField } from "../filter.js";
 import { Table } from "../table.js";
 import { formatCount } from "../units.js";
 
 /**
  * @typedef {import("../types.js").Row} Row
  * @typedef {import("../types.js").Column} Column
+ * @typedef {import("../types.js").FilterKey} FilterKey
  * @typedef {import("../types.js").Context} Context
  * @typedef {import("../types.js").Params} Params
  * @typedef {import("../charts.js").Bucket} Bucket
@@ -31,8 +35,8 @@ const HISTORY_MILLISECONDS = 30_000;
 export default {
   title: "Closed",
   async mount(root, params, context) {
-    const { columns } = await context.columns("closed");
-    const view = new ClosedView(root, params, context, columns);
+    const { columns, keys } = await context.columns("closed");
+    const view = new ClosedView(root, params, context, columns, keys);
     view.start();
     return { unmount: () => view.stop(), update: (changed) => view.changed(changed) };
   },
@@ -44,8 +48,10 @@ class ClosedView {
    * @param {Params} params
    * @param {Context} context
    * @param {Column[]} columns
+   * @param {FilterKey[]} keys
    */
-  constructor(root, params, context, columns) {
+  constructor(root, params, context, columns, keys) {
+    this.columns = columns;
     this.root = root;
     this.params = params;
     this.context = context;
@@ -54,17 +60,21 @@ class ClosedView {
     this.reasons = new TickReasons();
     this.askedAt = 0;
     this.historyNumber = 0;
+    /** @type {string | null} Of which service `before` is; empty for all. */
+    this.seedOf = null;
+    /** @type {Bucket[]} What the history has of the time before this page was opened. */
+    this.before = [];
     this.table = new Table({
       label: "Connections that have closed",
       columns,
-      chosen: chosenColumns(columns),
+      chosen: chosenColumns("closed") ?? usualColumns(columns),
       key: (row) => row.uid ?? row.id,
-      sort: params.sort || "closed_at",
+      sort: params.sort ?? "",
       usualSort: "closed_at",
       fetch: (offset, limit, sort, signal) =>
         get("connections", { closed: true, filter: this.params.filter, sort, offset, limit, max_age: 1 }, { signal }),
       href: (row) => context.link(`connections/${encodeURIComponent(row.uid ?? row.id)}`),
-      onSort: (sort) => this.go({ sort }),
+      onSort: (sort) => this.go({ sort }, false),
       onPage: (page) => this.counted(page.total ?? page.rows.length),
       cellClass: (column, row) => (column.name === "reason" ? reasonClass(row) : ""),
       cellText: (column, row) => (column.name === "reason" ? String(row.reason ?? row.refusal ?? "-") : undefined),
@@ -77,19 +87,22 @@ class ClosedView {
       onPick: (name, bucket) => this.picked(name, bucket),
       empty: "No connection has ended in this time.",
     });
-    this.filter = h("input", {
-      id: "closed-filter",
-      type: "search",
-      class: "filter-input",
-      placeholder: "reason:client_reset service:web lasted:..1s",
-      autocomplete: "off",
-      autocapitalize: "off",
-      spellcheck: "false",
-      "aria-describedby": "closed-error",
+    /** Whether the last entry of the browser's history is one of somebody who types. */
+    this.isTyping = false;
+    this.field = new FilterField({
+      label: "Filter of closed connections",
+      keys,
       value: params.filter ?? "",
+      placeholder: "reason:client_reset service:web",
+      values: { service: () => (context.live.tick?.services ?? []).map((service) => String(service.sid)) },
+      onFilter: (text, isDone) => {
+        if (text !== (this.params.filter ?? "")) {
+          this.go({ filter: text }, !this.isTyping);
+          this.isTyping = true;
+        }
+        if (isDone) this.isTyping = false;
+      },
     });
-    this.error = h("p", { id: "closed-error", class: "error", role: "alert" });
-    this.error.hidden = true;
     this.count = h("span", { class: "muted" });
     this.period = h("select", { id: "closed-period" });
     this.about = h("p", { class: "muted chart-about", role: "status" });
@@ -103,25 +116,6 @@ class ClosedView {
       PERIODS.filter(([value]) => value === "" || hasHistory).map(([value, text]) => h("option", { value }, text)),
     );
     this.period.addEventListener("change", () => this.go({ period: this.period.value }));
-    const form = h(
-      "form",
-      {
-        class: "toolbar",
-        role: "search",
-        onsubmit: (/** @type {Event} */ event) => {
-          event.preventDefault();
-          this.go({ filter: this.filter.value.trim() });
-        },
-      },
-      h("label", { for: "closed-filter", class: "visually-hidden" }, "Filter of closed connections"),
-      this.filter,
-      h("button", { type: "submit" }, "Filter"),
-      h("button", { type: "button", class: "quiet", onclick: () => this.go({ filter: "" }) }, "Clear"),
-      this.count,
-    );
-    this.filter.addEventListener("search", () => {
-      if (this.filter.value === "" && this.params.filter) this.go({ filter: "" });
-    });
     replace(
       this.root,
       h("h1", null, "Closed connections"),
@@ -139,8 +133,17 @@ class ClosedView {
         this.about,
         this.bar,
       ),
-      form,
-      this.error,
+      h(
+        "div",
+        { class: "toolbar" },
+        this.field.element,
+        this.count,
+        h(
+          "button",
+          { type: "button", class: "end", onclick: () => chooseColumns("closed", this.columns, (chosen) => this.table.setChosen(chosen ?? usualColumns(this.columns))) },
+          "Columns…",
+        ),
+      ),
       this.table.element,
     );
     for (const tick of this.context.live.ticks) this.reasons.add(tick);
@@ -150,57 +153,60 @@ class ClosedView {
     });
     this.leaving.push(off);
     this.changed(this.params);
+    this.table.reset();
   }
 
   stop() {
     for (const leave of this.leaving.splice(0)) leave();
     this.historyNumber += 1;
+    this.field.destroy();
     this.table.destroy();
     this.chart.remove();
   }
 
-  /** @param {Record<string, string>} changes Of the query. */
-  go(changes) {
+  /**
+   * @param {Record<string, string>} changes Of the query.
+   * @param {boolean} [isNew] Whether "back" leads to what was before.
+   */
+  go(changes, isNew = true) {
     const { filter, sort, period } = { ...this.params, ...changes };
-    this.context.navigate("closed", { filter, sort: sort === "closed_at" ? "" : sort, period }, { replace: "sort" in changes });
+    this.context.navigate("closed", { filter, sort, period }, { replace: !isNew });
   }
 
   /** @param {Params} params */
   changed(params) {
     const before = this.params;
     this.params = params;
-    this.filter.value = params.filter ?? "";
+    if ((params.filter ?? "") !== this.field.value) this.field.set(params.filter ?? "");
     this.period.value = params.period ?? "";
-    this.error.hidden = true;
-    setAttribute(this.filter, "aria-invalid", null);
-    replace(this.bar);
-    const sort = params.sort || "closed_at";
-    if (sort !== this.table.sort) this.table.setSort(sort);
-    else if (before !== params) this.table.reset();
-    else this.table.refresh();
     this.askedAt = 0;
+    if (before !== params) {
+      replace(this.bar);
+      if ((params.sort ?? "") !== this.table.sort) this.table.setSort(params.sort ?? "");
+      else if ((params.filter ?? "") !== (before.filter ?? "")) this.table.reset();
+    }
     this.drawChart();
   }
 
   refresh() {
     if (document.hidden) return;
-    if (this.error.hidden) this.table.refresh();
+    this.table.refresh();
     this.drawChart();
   }
 
   /** @param {number} total */
   counted(total) {
-    setText(this.count, `${formatCount(total)} in memory`);
+    this.field.setProblem(null);
+    setText(this.count, `${formatCount(total)} ${this.params.filter ? "found" : "in memory"}`);
   }
 
   /** @param {unknown} error */
   failed(error) {
     if (!(error instanceof Problem)) throw error;
-    if (error.isGone) return; // the page says so itself
-    const details = error.errors.map((each) => each.detail);
-    setText(this.error, details.join(" · ") || error.detail || error.title);
-    this.error.hidden = false;
-    setAttribute(this.filter, "aria-invalid", "true");
+    const wrong = error.errors.find((each) => each.name === "filter");
+    if (wrong !== undefined) this.field.setProblem(wrong);
+    else if (error.errors.some((each) => each.name === "sort")) this.go({ sort: "" }, false);
+    else if (!error.isGone && error.status !== 401) notifyProblem(error); // that it is gone is said above
   }
 
   // -- reasons over time
@@ -212,12 +218,32 @@ class ClosedView {
       return;
     }
     const service = serviceOf(this.params.filter);
-    const { buckets, since, until } = this.reasons.buckets(service);
+    if (this.context.session.has.history && this.seedOf !== (service ?? "")) this.seed(service ?? "");
+    const { buckets, since, until } = this.reasons.buckets(service, this.before);
     this.chart.update({ buckets, since, until, chosen });
     const whose = service ? `of ${service}` : "of all services";
     const isNarrower = leftOver(this.params.filter);
     const note = isNarrower ? "; the rest of the filter holds for the table alone" : "";
-    setText(this.about, `Ends ${whose} since this page was opened, at most 10 minutes${note}.`);
+    const from = this.before.length ? "in the last 10 minutes" : "since this page was opened, at most 10 minutes";
+    setText(this.about, `Ends ${whose} ${from}${note}.`);
+  }
+
+  /**
+   * What was before this page was opened, as the history has it: asked for once.
+   *
+   * @param {string} service Empty for all.
+   */
+  async seed(service) {
+    this.seedOf = service;
+    this.before = [];
+    try {
+      const answer = await get("history/reasons", { since: "10m", buckets: BUCKETS + 1, service });
+      if (this.seedOf !== service) return;
+      this.before = bucketsOf(answer);
+      this.drawChart();
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error; // then the bars begin with this page
+    }
   }
 
   /**
@@ -250,12 +276,7 @@ class ClosedView {
       }
     }
     if (number !== this.historyNumber) return;
-    const seconds = Number(answer.bucket_seconds);
-    /** @type {Bucket[]} */
-    const buckets = answer.buckets.map((/** @type {any} */ each) => {
-      const since = new Date(each.at).getTime() / 1000;
-      return { since, until: since + seconds, counts: each.reasons };
-    });
+    const buckets = bucketsOf(answer);
     this.chart.update({ buckets, since: buckets[0]?.since, until: buckets[buckets.length - 1]?.until, chosen });
     setText(this.about, `From the history.${note}`);
   }
@@ -281,11 +302,23 @@ class ClosedView {
 }
 
 /**
+ * @param {any} answer Of `history/reasons`.
+ * @returns {Bucket[]}
+ */
+function bucketsOf(answer) {
+  const seconds = Number(answer.bucket_seconds);
+  return answer.buckets.map((/** @type {any} */ each) => {
+    const since = new Date(each.at).getTime() / 1000;
+    return { since, until: since + seconds, counts: each.reasons };
+  });
+}
+
+/**
  * The usual columns, and who ended it beside the reason.
  *
  * @param {Column[]} columns
  */
-function chosenColumns(columns) {
+function usualColumns(columns) {
   const names = columns.filter((each) => each.usual !== false).map((each) => each.name);
   const place = names.indexOf("reason");
   if (place >= 0 && !names.includes("closed_by") && columns.some((each) => each.name === "closed_by")) {

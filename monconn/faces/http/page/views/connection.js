@@ -1,7 +1,7 @@
 /** One connection: how it goes, which side is slow, what is said, and why it ended. */
+import { blockClients, closeConnections } from "../actions.js";
 import { Problem, address, get, path } from "../api.js";
 import { lineChart } from "../charts.js";
-import { blockClient, closeConnection } from "../connection/actions.js";
 import { ByteView } from "../connection/bytes.js";
 import { drawExplanation, explain } from "../connection/explanation.js";
 import { drawLife } from "../connection/life.js";
@@ -288,10 +288,11 @@ class ConnectionView {
     };
     replace(
       this.buttons,
-      isLive ? h("button", { type: "button", class: "danger", onclick: act((each) => closeConnection(each, false)) }, "Close…") : null,
-      isLive ? h("button", { type: "button", class: "danger", onclick: act((each) => closeConnection(each, true)) }, "Reset…") : null,
+      isLive
+        ? h("button", { type: "button", class: "danger", onclick: act((each) => closeConnections([each])) }, "Close…")
+        : null,
       /[.:]/.test(String(row.client_ip))
-        ? h("button", { type: "button", class: "danger", onclick: act(blockClient) }, `Block ${row.client_ip}…`)
+        ? h("button", { type: "button", class: "danger", onclick: act((each) => blockClients([String(each.client_ip)])) }, "Block client…")
         : null,
     );
   }

@@ -67,13 +67,15 @@ export function connectionClass(column, row) {
 export default {
   title: "Connections",
   async mount(root, params, context) {
-    const { columns, filter: keys } = await context.columns("connections");
+    const { columns, keys } = await context.columns("connections");
     let filter = params.filter ?? "";
     let sort = params.sort ?? "";
     /** Whether the last entry of the browser's history is one of somebody who types. */
     let isTyping = false;
     let total = 0;
     let isHeld = false;
+    /** Which run of the server the rows are of. */
+    let served = context.live.hello?.served ?? context.session.served;
 
     const table = new Table({
       label: "Connections",
@@ -83,7 +85,7 @@ export default {
       sort,
       usualSort: "id",
       selectable: context.mayOperate,
-      href: (row) => context.link(`connections/${encodeURIComponent(row.id)}`),
+      href: (row) => context.link(`connections/${encodeURIComponent(row.uid ?? row.id)}`),
       value: connectionValue,
       cellClass: connectionClass,
       empty: "No connection matches.",
@@ -127,14 +129,19 @@ export default {
       },
       onSelect: () => drawSelection(),
     });
+    /** Whether somebody has changed the filter, and is told how many there are. */
     let isAsked = true;
+    /** Whether the server does not understand the filter: it is not asked again, then. */
+    let isWrong = false;
     table.onError = (error) => {
       if (!(error instanceof Problem)) {
         throw error;
       }
       const wrong = error.errors.find((each) => each.name === "filter");
-      if (wrong !== undefined || (error.status === 400 && error.message.startsWith("filter"))) {
-        field.setProblem(wrong ?? { detail: error.message });
+      if (wrong !== undefined) {
+        isWrong = true;
+        field.setProblem(wrong);
+        drawStatus();
       } else if (error.errors.some((each) => each.name === "sort")) {
         sort = "";
         table.setSort("");
@@ -153,6 +160,7 @@ export default {
         if (text !== filter) {
           filter = text;
           isAsked = true;
+          isWrong = false;
           remember(!isTyping);
           isTyping = true;
           table.reset();
@@ -170,8 +178,7 @@ export default {
      */
     function remember(isNew) {
       context.navigate("connections", { filter, sort }, { replace: !isNew });
-      setText(matching, "Close matching…");
-      matching.hidden = filter === "";
+      drawStatus();
     }
 
     const status = h("span", { class: "muted", id: "connections-status" });
@@ -179,7 +186,8 @@ export default {
       const all = context.live.tick?.connections;
       const found = formatCount(total);
       const text = filter === "" || all === undefined ? counted(total, "connection") : `${found} of ${counted(all, "connection")}`;
-      setText(status, isHeld ? `${text} · order held` : text);
+      setText(status, isWrong || !table.isKnown ? "" : isHeld ? `${text} · order held` : text);
+      matching.hidden = filter === "" || isWrong;
     }
 
     const selectedText = h("span", null);
@@ -200,7 +208,7 @@ export default {
       }
     }
     async function closeSelected() {
-      if (await closeConnections([...table.selected.values()])) {
+      if (await closeConnections([...table.selected.values()], served)) {
         table.clearSelection();
         table.refresh();
       }
@@ -231,7 +239,7 @@ export default {
       h("h1", { class: "visually-hidden" }, "Connections"),
       h(
         "div",
-        { class: "toolbar" },
+        { class: "toolbar filter-bar" },
         field.element,
         status,
         h(
@@ -248,29 +256,35 @@ export default {
           ),
         ),
       ),
-      context.mayOperate ? selection : null,
       table.element,
+      context.mayOperate ? selection : null, // below, so that nothing moves when it comes
     );
-    matching.hidden = filter === "";
+    drawStatus();
     drawSelection();
     table.reset();
 
     const off = [
       context.live.on("tick", () => {
-        drawStatus();
-        table.refresh();
+        if (!isWrong) {
+          drawStatus();
+          table.refresh();
+        }
       }),
       context.live.on("hello", () => {
         // After a restart, numbers of connections mean others.
-        if (served !== undefined && served !== context.live.hello?.served) {
+        const now = context.live.hello?.served;
+        if (served !== now) {
+          served = now;
           table.clearSelection();
           table.reset();
         }
-        served = context.live.hello?.served;
       }),
     ];
-    let served = context.live.hello?.served;
-    const onVisible = () => table.refresh();
+    const onVisible = () => {
+      if (!isWrong) {
+        table.refresh();
+      }
+    };
     document.addEventListener("visibilitychange", onVisible);
 
     return {
@@ -279,8 +293,9 @@ export default {
         filter = next.filter ?? "";
         if (isOther) {
           field.set(filter);
-          matching.hidden = filter === "";
           isAsked = true;
+          isWrong = false;
+          drawStatus();
         }
         if ((next.sort ?? "") !== sort) {
           sort = next.sort ?? "";

@@ -2,10 +2,11 @@
 import { Problem, get } from "../api.js";
 import { openDialog } from "../dialogs.js";
 import { h, replace } from "../dom.js";
-import { periodPicker, servicePicker, textField } from "../pickers.js";
+import { FilterField } from "../filter.js";
+import { periodPicker, problemOfFilter, serviceChoices, servicePicker, textField } from "../pickers.js";
 import { PlainTable } from "../plaintable.js";
 import { cellValue } from "../table.js";
-import { formatCount, formatTime, formatValue } from "../units.js";
+import { asDate, formatCount, formatValue } from "../units.js";
 import { noHistory } from "./report.js";
 
 /**
@@ -15,20 +16,22 @@ import { noHistory } from "./report.js";
  * @typedef {import("../types.js").Row} Row
  *
  * @typedef {object} Kind
+ * @property {string} name
  * @property {string} text
  * @property {string} path
  * @property {string} listing
  * @property {string} time The column by which the latest ones come first.
+ * @property {string} reason What `reason` is called.
  */
 
 const USUAL = "24h";
-const PAGE_ROWS = 100;
+const MOST_ROWS = 500;
 
-/** @type {Record<string, Kind>} */
-const KINDS = {
-  connections: { text: "Connections", path: "history", listing: "history", time: "closed_at" },
-  events: { text: "Events", path: "history/events", listing: "history_events", time: "at" },
-};
+/** @type {Kind} */
+const CONNECTIONS = { name: "", text: "Connections", path: "history", listing: "history", time: "closed_at", reason: "Reason" };
+/** @type {Kind} */
+const EVENTS = { name: "events", text: "Events", path: "history/events", listing: "history_events", time: "at", reason: "What" };
+const KINDS = [CONNECTIONS, EVENTS];
 
 export default { title: "History", mount };
 
@@ -37,200 +40,218 @@ export default { title: "History", mount };
  * @param {Params} params
  * @param {Context} context
  */
-async function mount(root, params, context) {
+function mount(root, params, context) {
   if (context.session.has.history === false) {
     replace(root, noHistory("History"));
     return () => {};
   }
-  let number = 0;
-  /** @type {{rows: Row[], next?: string}[]} The pages that were asked for. */
-  let pages = [];
-  let shown = 0;
-  /** @type {PlainTable | null} */
-  let table = null;
-  let tableOf = "";
   const tabs = h("div", { class: "tabs", role: "group", "aria-label": "What is listed" });
-  const period = periodPicker({ period: periodOf(params), onChange: (wanted) => go({ ...wanted }) });
-  const service = servicePicker(context, { value: params.service ?? "", onChange: (value) => go({ service: value }) });
-  const reason = h("select", { id: "history-reason", onchange: () => go({ reason: reason.value }) });
-  const reasonLabel = h("label", { for: reason.id });
-  const filter = textField({
-    label: "Filter",
-    value: params.filter ?? "",
-    placeholder: "client:10.0.0.0/8 up:1MiB..",
-    help: "Terms such as client:10.0.0.0/8, up:1MiB.., age:..1s, mqtt_client_id:pump-1, or any text.",
-    isFilter: true,
-    onChange: (value) => go({ filter: value }),
-  });
-  const problem = h("p", { class: "error", role: "alert" });
-  const place = h("div", { class: "table-place" });
-  const previous = h("button", { type: "button", onclick: () => turn(-1) }, "Newer");
-  const next = h("button", { type: "button", onclick: () => turn(1) }, "Older");
-  const where = h("span", { "aria-live": "polite" });
-  const again = h("button", { type: "button", onclick: () => load() }, "Refresh");
-  replace(
-    root,
-    h("div", { class: "view-head" }, h("h1", null, "History"), tabs),
-    h(
-      "div",
-      { class: "toolbar" },
-      period.element,
-      service.element,
-      h("div", { class: "picker" }, reasonLabel, reason),
-      filter.element,
-      again,
-    ),
-    problem,
-    place,
-    h("div", { class: "pager" }, previous, where, next),
-  );
+  const place = h("div", { class: "history" });
+  replace(root, h("div", { class: "view-head" }, h("h1", null, "History"), tabs), place);
+  /** @type {{kind: Kind, list: HistoryList} | null} */
+  let shown = null;
+  let number = 0;
 
-  function kind() {
-    return KINDS[params.kind ?? ""] ?? /** @type {Kind} */ (KINDS.connections);
-  }
-
-  /** @param {Params} changed */
-  function go(changed) {
-    const { since, until, service: name, reason: why, client, sort, kind: what, filter: terms } = params;
-    context.navigate("history", { kind: what, since, until, service: name, client, reason: why, filter: terms, sort, ...changed });
-  }
-
-  /** Draw what depends on whether connections or events are listed. */
-  async function drawKind() {
-    const now = kind();
+  /** @param {Params} wanted */
+  async function update(wanted) {
+    const mine = (number += 1);
+    params = wanted;
+    const kind = KINDS.find((each) => each.name === (params.kind ?? "")) ?? CONNECTIONS;
     replace(
       tabs,
-      ...Object.entries(KINDS).map(([name, { text }]) =>
+      ...KINDS.map((each) =>
         h(
           "a",
           {
-            href: context.link("history", { ...params, kind: name === "connections" ? "" : name, reason: "", sort: "", filter: "" }),
-            "aria-current": KINDS[name] === now ? "page" : null,
+            href: context.link("history", { ...params, kind: each.name, reason: "", sort: "", filter: "" }),
+            "aria-current": each === kind ? "page" : null,
           },
-          text,
+          each.text,
         ),
       ),
     );
-    const { columns, filter: keys } = await context.columns(now.listing);
-    if (kind() !== now || tableOf === now.listing) {
-      return;
-    }
-    const choices = keys.find((each) => each.name === "reason")?.choices ?? [];
-    replace(reasonLabel, now.listing === "history" ? "Reason" : "What");
-    replace(reason, h("option", { value: "" }, "all"), ...choices.map((each) => h("option", { value: each }, each)));
-    table?.destroy();
-    tableOf = now.listing;
-    table = new PlainTable({
-      label: now.text,
-      columns,
-      key: (row) => `${row[now.time]} ${row.run_started_at ?? ""} ${row.id ?? ""} ${JSON.stringify(row).length} ${pages[shown]?.rows.indexOf(row)}`,
-      sort: params.sort ?? "",
-      isSorted: true,
-      onSort: (sort) => go({ sort }),
-      cell: (column, row) => cell(column, row, columns),
-      empty: "Nothing is stored that matches.",
-    });
-    replace(place, table.element);
-  }
-
-  /**
-   * @param {Column} column
-   * @param {Row} row
-   * @param {Column[]} columns
-   */
-  function cell(column, row, columns) {
-    if (column.name === kind().time) {
-      const open = () => showRow(row, columns, context);
-      return h("button", { type: "button", class: "link", onclick: open, title: "All that is stored of it" }, formatTime(row[column.name]));
-    }
-    return undefined;
-  }
-
-  async function load() {
-    const mine = (number += 1);
-    await drawKind();
-    reason.value = params.reason ?? "";
-    pages = [];
-    shown = 0;
-    await ask(mine, undefined);
-  }
-
-  /**
-   * @param {number} mine
-   * @param {string | undefined} cursor
-   */
-  async function ask(mine, cursor) {
-    const { filter: terms, service: name, client, reason: why, sort } = params;
-    const wanted = periodOf(params);
-    place.setAttribute("aria-busy", "true");
-    try {
-      const answer = await get(kind().path, { filter: terms, service: name, client, reason: why, sort, ...wanted, limit: PAGE_ROWS, cursor });
+    if (shown?.kind !== kind) {
+      shown?.list.destroy();
+      shown = null;
+      const { columns, keys } = await context.columns(kind.listing);
       if (mine !== number) {
         return;
       }
-      pages.push(answer);
-      shown = pages.length - 1;
-      filter.setProblem("");
-      replace(problem);
+      shown = { kind, list: new HistoryList(kind, columns, keys, params, context) };
+      replace(place, shown.list.element);
+    }
+    shown.list.update(params);
+  }
+
+  update(params);
+  return {
+    unmount() {
+      number += 1;
+      shown?.list.destroy();
+    },
+    update,
+  };
+}
+
+/** The connections, or the events, with what chooses them. */
+class HistoryList {
+  /**
+   * @param {Kind} kind
+   * @param {Column[]} columns
+   * @param {import("../types.js").FilterKey[]} keys
+   * @param {Params} params
+   * @param {Context} context
+   */
+  constructor(kind, columns, keys, params, context) {
+    this.kind = kind;
+    this.columns = columns;
+    this.params = params;
+    this.context = context;
+    this.number = 0;
+    const period = (/** @type {import("../pickers.js").Period} */ wanted) => this.go({ ...wanted });
+    this.period = periodPicker({ period: periodOf(params), onChange: period });
+    this.service = servicePicker(context, { value: params.service ?? "", onChange: (service) => this.go({ service }) });
+    this.client = textField({
+      label: "Client",
+      value: params.client ?? "",
+      placeholder: "all, or 10.0.0.0/8",
+      help: "Only of this IP or network.",
+      onChange: (client) => this.go({ client }),
+    });
+    const choices = keys.find((each) => each.name === "reason")?.choices ?? [];
+    this.reason = h(
+      "select",
+      { id: "history-reason", onchange: () => this.go({ reason: this.reason.value }) },
+      h("option", { value: "" }, "all"),
+      ...choices.map((each) => h("option", { value: each }, each)),
+    );
+    this.filter = new FilterField({
+      label: `Filter of ${kind.text.toLowerCase()}`,
+      keys,
+      value: params.filter ?? "",
+      values: { service: () => serviceChoices(context) },
+      placeholder: kind === EVENTS ? "event:alarm" : "up:1MiB.. not:reason:client_closed",
+      onFilter: (filter) => this.go({ filter }, true),
+    });
+    this.problem = h("p", { class: "error", role: "alert" });
+    this.count = h("span", { class: "muted", "aria-live": "polite" });
+    this.older = h("a", { class: "button", hidden: true }, "Older ones");
+    /** @type {PlainTable} */
+    this.table = new PlainTable({
+      label: kind.text,
+      columns,
+      key: (row) => `${row[kind.time]} ${row.run_started_at ?? ""} ${row.id ?? ""} ${row.event ?? ""} ${row.number}`,
+      sort: params.sort ?? "",
+      isSorted: true,
+      onSort: (sort) => this.go({ sort }),
+      cell: (column, row) => (column === this.table.shown[0] ? this.opener(column, row) : undefined),
+      empty: "Nothing is stored that matches.",
+    });
+    this.element = h(
+      "div",
+      { class: "history-list" },
+      h(
+        "div",
+        { class: "toolbar" },
+        this.period.element,
+        this.service.element,
+        this.client.element,
+        h("div", { class: "picker" }, h("label", { for: "history-reason" }, kind.reason), this.reason),
+        h("button", { type: "button", onclick: () => this.load() }, "Refresh"),
+      ),
+      this.filter.element,
+      this.problem,
+      this.table.element,
+      h("div", { class: "toolbar" }, this.count, this.older),
+    );
+  }
+
+  /**
+   * @param {Params} changed
+   * @param {boolean} [isReplaced] Whether "back" skips what was before.
+   */
+  go(changed, isReplaced = false) {
+    const { kind, since, until, service, client, reason, filter, sort } = this.params;
+    const wanted = { kind, since, until, service, client, reason, filter, sort, ...changed };
+    this.context.navigate("history", wanted, { replace: isReplaced });
+  }
+
+  /**
+   * @param {Column} column The first one that there is room for.
+   * @param {Row} row
+   */
+  opener(column, row) {
+    const open = () => showRow(row, this.columns, this.context);
+    const text = formatValue(cellValue(column, row), column.unit);
+    return h("button", { type: "button", class: "link", onclick: open, title: "All that is stored of it" }, text);
+  }
+
+  /** @param {Params} params */
+  update(params) {
+    this.params = params;
+    this.period.update(periodOf(params));
+    this.service.update(params.service ?? "");
+    this.client.update(params.client ?? "");
+    this.reason.value = params.reason ?? "";
+    if (this.filter.value !== (params.filter ?? "")) {
+      this.filter.set(params.filter ?? "");
+    }
+    this.table.setSort(params.sort ?? "");
+    this.load();
+  }
+
+  async load() {
+    const mine = (this.number += 1);
+    const { service, client, reason, filter, sort } = this.params;
+    const wanted = { service, client, reason, filter, sort, ...periodOf(this.params), limit: MOST_ROWS };
+    this.table.element.setAttribute("aria-busy", "true");
+    try {
+      const { rows } = await get(this.kind.path, wanted);
+      if (mine !== this.number) {
+        return;
+      }
+      this.filter.setProblem(null);
+      this.client.setProblem("");
+      replace(this.problem);
+      this.show(rows);
     } catch (error) {
       if (!(error instanceof Problem)) {
         throw error;
       }
-      if (mine !== number) {
+      if (mine !== this.number) {
         return;
       }
-      const isOfFilter = error.errors.some((each) => each.name === "filter");
-      filter.setProblem(isOfFilter ? error.message : "");
-      replace(problem, isOfFilter ? null : error.message);
+      const ofFilter = problemOfFilter(error);
+      const ofClient = error.errors.find((each) => each.name === "client");
+      this.filter.setProblem(ofFilter);
+      this.client.setProblem(ofClient?.detail ?? "");
+      replace(this.problem, ofFilter === null && ofClient === undefined ? error.message : null);
     } finally {
-      place.removeAttribute("aria-busy");
+      this.table.element.removeAttribute("aria-busy");
     }
-    drawPage();
   }
 
-  function drawPage() {
-    const page = pages[shown];
-    table?.setRows(page?.rows ?? []);
-    previous.disabled = shown === 0;
-    next.disabled = page?.next === undefined;
-    const before = pages.slice(0, shown).reduce((sum, each) => sum + each.rows.length, 0);
-    const count = page?.rows.length ?? 0;
-    const more = page?.next === undefined ? "" : ", and more";
-    replace(where, count === 0 ? "" : `${formatCount(before + 1)} to ${formatCount(before + count)}${more}`);
-    const isAlone = pages.length < 2 && page?.next === undefined;
-    previous.hidden = next.hidden = isAlone;
-  }
-
-  /** @param {number} by */
-  async function turn(by) {
-    const wanted = shown + by;
-    if (wanted < pages.length) {
-      shown = wanted;
-      drawPage();
-    } else {
-      await ask(number, pages.at(-1)?.next);
+  /** @param {Row[]} rows */
+  show(rows) {
+    this.table.setRows(rows.map((row, number) => ({ ...row, number })));
+    const isAll = rows.length < MOST_ROWS;
+    const text = isAll ? `${formatCount(rows.length)} in this period` : `The latest ${formatCount(rows.length)}, and there may be more`;
+    replace(this.count, rows.length === 0 ? "" : this.params.sort && !isAll ? `The first ${formatCount(rows.length)} in this order` : text);
+    const last = rows.at(-1)?.[this.kind.time];
+    this.older.hidden = isAll || Boolean(this.params.sort) || last === undefined;
+    if (!this.older.hidden) {
+      // A millisecond later, as until is excluded: what is shown twice is not lost.
+      const until = new Date(asDate(last).getTime() + 1).toISOString();
+      const since = this.params.since ?? USUAL;
+      const fixed = new Date(Date.now()).toISOString();
+      this.older.href = this.context.link("history", { ...this.params, since: since === "" ? fixed : since, until });
     }
-    root.scrollIntoView({ block: "start" });
   }
 
-  /** @param {Params} wanted */
-  function update(wanted) {
-    params = wanted;
-    period.update(periodOf(params));
-    service.update(params.service ?? "");
-    filter.update(params.filter ?? "");
-    table?.setSort(params.sort ?? "");
-    load();
+  destroy() {
+    this.number += 1;
+    this.table.destroy();
   }
-
-  load();
-  return {
-    unmount() {
-      number += 1;
-      table?.destroy();
-    },
-    update,
-  };
 }
 
 /** @param {Params} params */
@@ -246,29 +267,36 @@ function periodOf(params) {
  * @param {Context} context
  */
 function showRow(row, columns, context) {
-  const known = columns.filter((column) => cellValue(column, row) !== undefined && cellValue(column, row) !== null);
-  const others = Object.keys(row.facts ?? {});
-  const uid = row.uid ?? null;
+  const known = columns.filter(
+    (column) => column.unit !== "object" && cellValue(column, row) !== undefined && cellValue(column, row) !== null && cellValue(column, row) !== "",
+  );
+  const facts = Object.entries(row.facts ?? {});
+  const isConnection = row.client_ip && row.event === undefined;
   return openDialog({
-    title: row.client ? `Connection of ${row.client}` : String(row.event ?? "Event"),
+    title: isConnection ? `Connection of ${row.client}` : `Event: ${row.event}`,
     className: "wide",
-    content: (close) => [
-      h(
-        "dl",
-        { class: "facts" },
-        ...known.flatMap((column) => [
-          h("dt", { title: column.help }, column.title.toLowerCase()),
-          h("dd", null, formatValue(cellValue(column, row), column.unit)),
-        ]),
-        ...others.flatMap((name) => [h("dt", null, name), h("dd", null, String(row.facts[name]))]),
-      ),
-      h(
-        "div",
-        { class: "dialog-buttons" },
-        uid === null ? null : h("a", { class: "button", href: context.link(`connections/${encodeURIComponent(uid)}`), onclick: () => close(undefined) }, "As remembered"),
-        row.client_ip ? h("a", { class: "button", href: context.link("history", { filter: `client:${row.client_ip}` }), onclick: () => close(undefined) }, "All of this client") : null,
-        row.client_ip ? h("a", { class: "button", href: context.link("why", { client: row.client_ip }), onclick: () => close(undefined) }, "Why") : null,
-      ),
-    ],
+    content: (close) => {
+      const leave = () => close(undefined);
+      const link = (/** @type {string} */ text, /** @type {string} */ href) => h("a", { class: "button", href, onclick: leave }, text);
+      return [
+        h(
+          "dl",
+          { class: "fact-list" },
+          ...known.flatMap((column) => [
+            h("dt", { title: column.help }, column.title.toLowerCase()),
+            h("dd", null, formatValue(cellValue(column, row), column.unit)),
+          ]),
+          ...facts.flatMap(([name, value]) => [h("dt", null, name), h("dd", null, String(value))]),
+        ),
+        h(
+          "div",
+          { class: "dialog-buttons" },
+          row.uid ? link("As remembered", context.link(`connections/${encodeURIComponent(row.uid)}`)) : null,
+          row.device ? link("The device", context.link(`devices/${encodeURIComponent(row.device)}`)) : null,
+          row.client_ip ? link("All of this client", context.link("history", { client: row.client_ip, since: "7d" })) : null,
+          row.client_ip ? link("Why", context.link("why", { client: row.client_ip })) : null,
+        ),
+      ];
+    },
   });
 }

@@ -122,7 +122,7 @@ async function pause(service) {
   const done = await post(path("services", service.sid, "pause"), seconds > 0 ? { seconds } : {});
   const until = seconds > 0 ? ` for ${formatDuration(seconds)}` : " until it is resumed";
   notify(
-    done.changed ? `${service.sid} is paused${until}: ${connections(done.count)} wait.` : `${service.sid} was paused already.`,
+    done.changed ? `${service.sid} is paused${until}: ${connections(done.connections)} wait.` : `${service.sid} was paused already.`,
     "good",
   );
 }
@@ -155,7 +155,7 @@ async function drain(service) {
   const done = await post(path("services", service.sid, "drain"), seconds > 0 ? { spread: seconds } : {});
   const end = seconds > 0 ? `are ended over ${formatDuration(seconds)}` : "go on";
   notify(
-    done.changed ? `${service.sid} drains: ${connections(done.count)} ${end}.` : `${service.sid} was draining already.`,
+    done.changed ? `${service.sid} drains: ${connections(done.connections)} ${end}.` : `${service.sid} was draining already.`,
     "good",
   );
 }

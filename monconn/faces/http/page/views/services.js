@@ -3,7 +3,7 @@ import { sparkline } from "../charts.js";
 import { get } from "../api.js";
 import { h, keyed, replace, setText } from "../dom.js";
 import { asDate, formatBytes, formatCount, formatDuration, formatRate } from "../units.js";
-import { serviceActions } from "./service_actions.js";
+import { reloadButton, serviceActions } from "./service_actions.js";
 
 /**
  * @typedef {import("../types.js").Row} Row
@@ -201,7 +201,7 @@ export default {
     const list = h("div", { class: "cards" });
     const none = h("p", { class: "muted" }, "There is no service.");
     none.hidden = true;
-    replace(root, h("h1", { class: "visually-hidden" }, "Services"), list, none);
+    replace(root, h("h1", { class: "visually-hidden" }, "Services"), list, none, h("div", { class: "toolbar" }, reloadButton(context)));
     /** @type {WeakMap<Element, Card>} */
     const cards = new WeakMap();
     /** @param {Row[]} services */

@@ -132,7 +132,7 @@ function serviceAnswer(row, context) {
     h("h2", null, row.service, " ", h("span", { class: `outcome ${kind}` }, text)),
     h(
       "dl",
-      { class: "facts" },
+      { class: "fact-list" },
       ...fact("Client", who, row.client === row.ip ? "" : `, which rules count as ${row.client}`),
       ...fact("Service", row.state),
       ...fact("Connected", ...connected(row, context)),

@@ -66,19 +66,17 @@ check: $(VENV)/.has-dev ## lint, formatting and types; of the page's scripts whe
 	@echo "monconn: mypy"
 	@$(VENV)/bin/mypy
 	@if command -v node >/dev/null && command -v npm >/dev/null; then \
-		$(MAKE) -s .typescript/$(TYPESCRIPT) && echo "monconn: tsc" && node $(TSC) --project tsconfig.json; \
+		test -e .typescript/$(TYPESCRIPT) || { \
+			echo "monconn: installing TypeScript $(TYPESCRIPT) into .typescript"; \
+			rm -rf .typescript && mkdir .typescript && \
+			npm install --prefix .typescript --no-save --no-audit --no-fund --loglevel=error \
+				typescript@$(TYPESCRIPT) >/dev/null && touch .typescript/$(TYPESCRIPT); \
+		} && echo "monconn: tsc" && node $(TSC) --project tsconfig.json; \
 	elif [ -n "$$MONCONN_REQUIRE_PROGRAMS" ]; then \
 		echo "monconn: tsc needs node and npm (Debian: apt install nodejs npm)" >&2; exit 1; \
 	else \
 		echo "monconn: tsc is skipped: it needs node and npm (Debian: apt install nodejs npm)"; \
 	fi
-
-.typescript/$(TYPESCRIPT):
-	@echo "monconn: installing TypeScript $(TYPESCRIPT) into .typescript"
-	@rm -rf .typescript && mkdir .typescript
-	@npm install --prefix .typescript --no-save --no-audit --no-fund --loglevel=error \
-		typescript@$(TYPESCRIPT) >/dev/null
-	@touch $@
 
 .PHONY: format
 format: $(VENV)/.has-dev ## format the code and fix what the linter can
@@ -113,6 +111,10 @@ bench: $(VENV)/.has-run ## measure monconn beside its peers, under 10 minutes; A
 soak: $(VENV)/.has-run ## load, kill and attack it for two minutes; ARGS="--seconds 3600": longer
 	@$(VENV)/bin/python soak/run.py $(ARGS)
 
+.PHONY: api-test
+api-test: $(VENV)/.has-api-test ## attack the HTTP API by its own description (schemathesis)
+	@$(VENV)/bin/python soak/http_api.py $(ARGS)
+
 .PHONY: full
 full: ## what CI has no time for: each Python found, long property tests, benchmarks, a long soak
 	@.ci/full
@@ -140,6 +142,11 @@ $(VENV)/.has-dev: $(VENV)/.made $(INPUTS)
 	@echo "monconn: installing monconn, its tests' needs and the linters into $(VENV)"
 	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[all,dev]'
 	@touch $(VENV)/.has-run $(VENV)/.has-test $@
+
+$(VENV)/.has-api-test: $(VENV)/.made $(INPUTS)
+	@echo "monconn: installing monconn and schemathesis into $(VENV)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[all,api-test]'
+	@touch $(VENV)/.has-run $@
 
 $(VENV)/.has-docs: $(VENV)/.made $(INPUTS)
 	@echo "monconn: installing monconn and Sphinx into $(VENV)"

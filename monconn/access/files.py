@@ -15,7 +15,7 @@ import attrs
 from monconn.access.sessions import SessionKeys, decode_keys
 from monconn.access.tokens import MOST_BYTES, Tokens, parse_tokens
 from monconn.config.sections import HttpConfig
-from monconn.errors import FileError, os_error_text
+from monconn.errors import FileError, Remark, os_error_text
 from monconn.files import (
     explained,
     file_name,
@@ -49,13 +49,37 @@ def _path(given: str | None, config: HttpConfig, config_path: str, suffix: str) 
     return os.path.realpath(os.path.expanduser(given or state_path("http", of, suffix)))
 
 
-def makeable_fault(path: str) -> str | None:
-    """Why a file, and the folders that are missing above it, cannot be made; None if they can."""
+def read_files(config: HttpConfig, config_path: str) -> tuple[Looked, SessionKeys | None]:
+    """What is in both files; None of keys that there are not.
+
+    :raises FileError: one is damaged, or open to others.
+    """
+    try:
+        return (
+            read_tokens(tokens_path(config, config_path)),
+            read_keys(sessions_path(config, config_path)),
+        )
+    except FileError as error:
+        raise FileError(f"http: {error}") from None
+
+
+def check_files(config: HttpConfig, config_path: str) -> list[Remark]:
+    """Find what a start would fail with, or warn of, without making anything.
+
+    :raises FileError: a file is damaged, or open to others.
+    """
+    _, keys = read_files(config, config_path)
+    path = sessions_path(config, config_path)
     first = path
     while not os.path.lexists(os.path.dirname(first)):
         first = os.path.dirname(first)
-    fault = making_fault(first)
-    return None if fault is None else os_error_text(fault)
+    fault = making_fault(first) if keys is None else None
+    return [] if fault is None else [Remark(not_kept(path, os_error_text(fault)))]
+
+
+def not_kept(path: str, problem: str) -> str:
+    """That browsers have to log in again after a restart."""
+    return f"a restart will log browsers out, as {file_name(path)} cannot be written: {problem}"
 
 
 # -- tokens
@@ -134,7 +158,8 @@ def change_tokens(path: str, change: Callable[[bytes, Tokens], bytes]) -> Looked
     """Change a file of tokens, or make one. Of several monconns that have it, one at a time does.
 
     :param change: gives the new content for what is there; what it raises is raised.
-    :raises FileError: it cannot be used as it is, or cannot be written.
+    :raises FileError: it cannot be used as it is.
+    :raises OSError: it cannot be written.
     """
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
@@ -156,8 +181,7 @@ def change_tokens(path: str, change: Callable[[bytes, Tokens], bytes]) -> Looked
         finally:
             os.close(lock)
     except OSError as error:
-        text = os_error_text(explained(error, path))
-        raise FileError(f"{file_name(path)} cannot be written: {text}") from None
+        raise explained(error, path) from None
 
 
 # -- the key of sessions
@@ -181,11 +205,10 @@ def read_keys(path: str) -> SessionKeys | None:
 def write_keys(path: str, keys: SessionKeys) -> None:
     """Replace a file of sessions, or make one.
 
-    :raises FileError: it cannot be written.
+    :raises OSError: it cannot be written.
     """
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         replace_file(path, [keys.encode()])
     except OSError as error:
-        text = os_error_text(explained(error, path))
-        raise FileError(f"{file_name(path)} cannot be written: {text}") from None
+        raise explained(error, path) from None

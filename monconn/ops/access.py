@@ -31,7 +31,14 @@ from monconn.addresses import TcpAddress
 from monconn.background import ThreadReactor, run_in_thread
 from monconn.clock import Clock
 from monconn.config.sections import HttpConfig
-from monconn.errors import FileError, Forbidden, NotConfigured, QuestionError, quoted
+from monconn.errors import (
+    FileError,
+    Forbidden,
+    NotConfigured,
+    QuestionError,
+    os_error_text,
+    quoted,
+)
 from monconn.files import file_name
 from monconn.log import Logger
 from monconn.model.actions import CONFIGURATION, ActionKind, Actor
@@ -100,6 +107,7 @@ class Access(Service):
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
+        self._config_path = config_path
         self._reactor = reactor
         self._clock = clock
         self._wall = wall
@@ -115,6 +123,8 @@ class Access(Service):
         self._keys = SessionKeys.new()
         self._is_to_store = False
         self._storing: list[Deferred[None]] = []
+        self._ids: tuple[Tokens, SessionKeys, dict[str, Token]] = (self._tokens, self._keys, {})
+        """What sessions say of tokens, as it is with these tokens and this key."""
         self._codes = Codes(clock)
         self._timer: IDelayedCall | None = None
         self.port: int | None = None
@@ -125,13 +135,13 @@ class Access(Service):
 
         :raises FileError: one is damaged, or open to others.
         """
-        looked = files.read_tokens(self.tokens_path)
-        keys = files.read_keys(self._keys_path)
+        looked, keys = files.read_files(self._config, self._config_path)
         if keys is None:
             try:
                 files.write_keys(self._keys_path, self._keys)
-            except FileError as error:
-                self._log.warn("browsers are logged out by a restart: {error}", error=error)
+            except OSError as error:
+                problem = files.not_kept(self._keys_path, os_error_text(error))
+                self._log.warn("http: {problem}", problem=problem)
         else:
             self._keys = keys
         self._use(looked)
@@ -201,9 +211,14 @@ class Access(Service):
             self._tokens = looked.tokens or Tokens()
             return report()
 
+        def explain(failure: Failure) -> T:
+            failure.trap(OSError)
+            text = os_error_text(failure.value)
+            raise FileError(f"{file_name(self.tokens_path)} cannot be written: {text}")
+
         def work() -> Deferred[T]:
             changing = self._in_thread(lambda: files.change_tokens(self.tokens_path, change))
-            return changing.addCallback(use)
+            return changing.addCallbacks(use, explain)
 
         changed: Deferred[T] = self._lock.run(work)
         return uncancellable(changed)
@@ -220,7 +235,7 @@ class Access(Service):
         try:
             run_in_thread(self._reactor, "monconn access", work, finish)
         except RuntimeError as error:
-            return fail(FileError(f"the files of the HTTP API cannot be changed now: {error}"))
+            return fail(OSError(f"no thread can be started: {error}"))
         return done
 
     # -- who it is
@@ -251,10 +266,18 @@ class Access(Service):
         """Whether a session has not ended, nor its token been revoked or changed."""
         if session.key_id != self._keys.key_id or not self._keys.is_open(session, self._wall()):
             return False
-        return not session.token or any(
-            session.token == self._keys.token_id(each.digest) and each.role == session.role
-            for each in self._tokens.known
-        )
+        if not session.token:
+            return True
+        token = self._token_of(session)
+        return token is not None and token.role == session.role
+
+    def _token_of(self, session: Session) -> Token | None:
+        """The token that a session was opened with, unless it was revoked."""
+        tokens, keys, found = self._ids
+        if tokens is not self._tokens or keys is not self._keys:
+            found = {self._keys.token_id(each.digest): each for each in self._tokens.known}
+            self._ids = self._tokens, self._keys, found
+        return found.get(session.token)
 
     def cookie_of(self, session: Session) -> str:
         """The value of a session's cookie, which lasts longer from now on."""
@@ -331,8 +354,9 @@ class Access(Service):
                 each.callback(None)
 
         def failed(failure: Failure) -> None:
-            failure.trap(FileError)
-            problem = f"who was logged out may be logged in again after a restart: {failure.value}"
+            failure.trap(OSError)
+            text = f"{file_name(path)} cannot be written: {os_error_text(failure.value)}"
+            problem = f"who was logged out may be logged in again after a restart: {text}"
             self._log.warn("{problem}", problem=problem)
             for each in storing:
                 each.errback(FileError(problem))

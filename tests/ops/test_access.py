@@ -443,5 +443,5 @@ def test_without_a_place_for_the_key_sessions_end_with_the_program(tmp_path: Pat
         assert world.access.is_open(session)
         assert world.another().session(world.access.cookie_of(session)) == "unknown"
         world.access.log_out(session)
-    assert "browsers are logged out by a restart" in lines[0]
+    assert "a restart will log browsers out" in lines[0]
     assert "may be logged in again" in lines[-1]

@@ -130,7 +130,7 @@ class HttpApp:
             answer.addBoth(acted)
             return answer
         max_age = call.arguments.get("max_age")
-        if max_age is None or "cursor" in call.arguments:  # the rest of a list is its caller's own
+        if not max_age or "cursor" in call.arguments:  # the rest of a list is its caller's own
             return route.run(call)
         # As they were sent: of 1h, the value is another one each time.
         others = sorted(pair for pair in _query(call.request, []) if pair[0] != "max_age")

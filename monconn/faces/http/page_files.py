@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ _CONTENT_TYPES = {
     ".webmanifest": "application/manifest+json",
 }
 """By suffix; what has another is not served."""
+
+_NO_QUALITY = re.compile(r"q=0(\.0*)?")
 
 
 @attrs.frozen
@@ -112,7 +115,7 @@ def _takes_gzip(accept: str) -> bool:
         coding, _, parameters = each.partition(";")
         if coding.strip() == "gzip":
             # A quality of 0 excludes it (RFC 9110, 12.4.2).
-            return parameters.replace(" ", "").rstrip("0").removesuffix(".") != "q="
+            return _NO_QUALITY.fullmatch(parameters.replace(" ", "")) is None
     return False
 
 

@@ -57,8 +57,8 @@ export class PlainTable {
     this.pager = h("div", { class: "pager", hidden: true });
     this.element = h(
       "div",
-      { class: "grid plain-grid" },
-      h("table", { "aria-label": options.label }, h("thead", null, this.head), this.body),
+      { class: "plain-grid" },
+      h("table", { class: "plain", "aria-label": options.label }, h("thead", null, this.head), this.body),
       this.empty,
       this.pager,
     );

@@ -6,7 +6,7 @@ import { FilterField } from "../filter.js";
 import { periodPicker, problemOfFilter, serviceChoices, servicePicker, textField } from "../pickers.js";
 import { PlainTable } from "../plaintable.js";
 import { cellValue } from "../table.js";
-import { asDate, formatCount, formatTime, formatValue } from "../units.js";
+import { asDate, formatCount, formatValue } from "../units.js";
 import { noHistory } from "./report.js";
 
 /**
@@ -136,6 +136,7 @@ class HistoryList {
     this.problem = h("p", { class: "error", role: "alert" });
     this.count = h("span", { class: "muted", "aria-live": "polite" });
     this.older = h("a", { class: "button", hidden: true }, "Older ones");
+    /** @type {PlainTable} */
     this.table = new PlainTable({
       label: kind.text,
       columns,
@@ -143,7 +144,7 @@ class HistoryList {
       sort: params.sort ?? "",
       isSorted: true,
       onSort: (sort) => this.go({ sort }),
-      cell: (column, row) => (column.name === kind.time ? this.opener(row) : undefined),
+      cell: (column, row) => (column === this.table.shown[0] ? this.opener(column, row) : undefined),
       empty: "Nothing is stored that matches.",
     });
     this.element = h(
@@ -175,10 +176,14 @@ class HistoryList {
     this.context.navigate("history", wanted, { replace: isReplaced });
   }
 
-  /** @param {Row} row */
-  opener(row) {
+  /**
+   * @param {Column} column The first one that there is room for.
+   * @param {Row} row
+   */
+  opener(column, row) {
     const open = () => showRow(row, this.columns, this.context);
-    return h("button", { type: "button", class: "link", onclick: open, title: "All that is stored of it" }, formatTime(row[this.kind.time]));
+    const text = formatValue(cellValue(column, row), column.unit);
+    return h("button", { type: "button", class: "link", onclick: open, title: "All that is stored of it" }, text);
   }
 
   /** @param {Params} params */

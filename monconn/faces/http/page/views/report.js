@@ -87,13 +87,14 @@ function mount(root, params, context) {
    */
   function draw(report, before) {
     endCharts();
-    // What is not stored any more can be compared with nothing.
-    const past = before !== null && before.kept_since === null && before.resolution === report.resolution ? before : null;
+    // What is not stored, or not any more, can be compared with nothing.
+    const isStored = before !== null && before.kept_since === null && before.resolution === report.resolution;
+    const past = isStored && before.connections + before.refused > 0 ? before : null;
     const notes = [
       report.resolution === "exact" ? "" : "Single connections of this time are deleted: these are the sums of whole hours.",
       report.kept_since === null ? "" : `Nothing is stored of the time before ${formatTime(report.kept_since, { dated: true })}.`,
       report.lost > 0 ? `${formatCount(report.lost)} items are not in it: more than could be written.` : "",
-      before !== null && past === null ? "Of the period before, not everything is stored: it is not compared." : "",
+      before !== null && !isStored ? "Of the period before, not everything is stored: it is not compared." : "",
     ];
     replace(
       answer,
@@ -101,12 +102,16 @@ function mount(root, params, context) {
         "p",
         { class: "muted" },
         `${formatTime(report.since, { dated: true })} to ${formatTime(report.until, { dated: true })}`,
-        past === null ? "" : `, compared with the ${formatDuration(secondsOf(report))} before`,
+        past !== null
+          ? `, compared with the ${formatDuration(secondsOf(report))} before`
+          : isStored
+            ? "; of the period before, nothing is stored"
+            : "",
       ),
       ...notes.filter((each) => each !== "").map((each) => h("p", { class: "warn" }, each)),
       h(
         "dl",
-        { class: "figures" },
+        { class: "report-figures" },
         ...figure("Connections", report.connections, past?.connections, formatCount),
         ...figure("Refused", report.refused, past?.refused, formatCount),
         ...figure("Up", report.up, past?.up, formatBytes),
@@ -146,8 +151,8 @@ function mount(root, params, context) {
   /** @param {Row} report */
   function hours(report) {
     const points = /** @type {Row[]} */ (report.hours);
-    if (points.length === 0) {
-      return null;
+    if (points.length < 2) {
+      return null; // one bar says nothing that the figures do not
     }
     const each = report.hours_each * HOUR_SECONDS;
     const text = report.hours_each === 1 ? "Connections each hour" : `Connections each ${report.hours_each} hours`;
@@ -178,7 +183,7 @@ function mount(root, params, context) {
       h("h2", null, "Busiest hours"),
       h(
         "ol",
-        { class: "bars" },
+        { class: "amounts" },
         ...found.map((each) =>
           h(
             "li",
@@ -335,7 +340,7 @@ function bars(title, rows, format, href) {
     h("h2", null, title),
     h(
       "ul",
-      { class: "bars" },
+      { class: "amounts" },
       ...rows.map(({ name, value, before }) =>
         h(
           "li",
@@ -347,7 +352,7 @@ function bars(title, rows, format, href) {
             format(value),
             before === undefined || before === value ? "" : h("span", { class: "muted" }, ` (before ${format(before)})`),
           ),
-          h("span", { class: "bar", "aria-hidden": true, style: { "--share": value / most } }),
+          h("span", { class: "amount-bar", "aria-hidden": true, style: { "--share": value / most } }),
         ),
       ),
     ),

@@ -37,7 +37,7 @@ const HISTORY_MILLISECONDS = 30_000;
 export default {
   title: "Closed",
   async mount(root, params, context) {
-    const { columns, filter: keys } = await context.columns("closed");
+    const { columns, keys } = await context.columns("closed");
     const view = new ClosedView(root, params, context, withCloser(columns), keys);
     view.start();
     return { unmount: () => view.stop(), update: (changed) => view.changed(changed) };

@@ -111,6 +111,10 @@ bench: $(VENV)/.has-run ## measure monconn beside its peers, under 10 minutes; A
 soak: $(VENV)/.has-run ## load, kill and attack it for two minutes; ARGS="--seconds 3600": longer
 	@$(VENV)/bin/python soak/run.py $(ARGS)
 
+.PHONY: api-test
+api-test: $(VENV)/.has-api-test ## attack the HTTP API by its own description (schemathesis)
+	@$(VENV)/bin/python soak/http_api.py $(ARGS)
+
 .PHONY: full
 full: ## what CI has no time for: each Python found, long property tests, benchmarks, a long soak
 	@.ci/full
@@ -138,6 +142,11 @@ $(VENV)/.has-dev: $(VENV)/.made $(INPUTS)
 	@echo "monconn: installing monconn, its tests' needs and the linters into $(VENV)"
 	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[all,dev]'
 	@touch $(VENV)/.has-run $(VENV)/.has-test $@
+
+$(VENV)/.has-api-test: $(VENV)/.made $(INPUTS)
+	@echo "monconn: installing monconn and schemathesis into $(VENV)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[all,api-test]'
+	@touch $(VENV)/.has-run $@
 
 $(VENV)/.has-docs: $(VENV)/.made $(INPUTS)
 	@echo "monconn: installing monconn and Sphinx into $(VENV)"

@@ -138,6 +138,8 @@ setup(
             "ruff~=0.17.6",
             "types-PyYAML",
         ],
+        # Reads /openapi.json and attacks the API: make api-test.
+        "api-test": ["schemathesis~=4.32.5"],
         "docs": ["sphinx~=9.0.4", "myst-parser~=5.2.0", "furo~=2025.12.19"],
     },
     entry_points={"console_scripts": ["monconn = monconn_command:main"]},

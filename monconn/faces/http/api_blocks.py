@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
+from monconn.errors import AddressError
 from monconn.faces.http import parameters as of
 from monconn.faces.http.encoding import json_response
 from monconn.faces.http.lists import following, rows_answer
+from monconn.faces.http.problems import Problem
 from monconn.faces.http.routes import Call, Parameter, Route
 from monconn.model.record import iso_time
+from monconn.monitor.blocking import MAX_REASON_CHARACTERS, MAX_SECONDS
 from monconn.net.http.messages import Answer, Response
 from monconn.ops.rows import BlockRow
 from monconn.ops.why_rows import WhyRow
@@ -52,10 +56,17 @@ def _unblock(call: Call) -> Response:
 
 
 def _why(call: Call) -> Deferred[Response]:
+    def explain(failure: Failure) -> NoReturn:
+        failure.trap(AddressError)
+        raise Problem(404, str(failure.value), "unknown-client")
+
     asked = call.operations.why(call.arguments["client"], service=call.arguments.get("service"))
-    return asked.addCallback(lambda rows: rows_answer(call, iter(rows)))
+    return asked.addCallbacks(lambda rows: rows_answer(call, iter(rows)), explain)
 
 
+_AT_SERVICE = Parameter(
+    "service", of.read_text, of.SERVICE_SCHEMA, "At this one; at all if left out."
+)
 _SERVICES = {"type": "array", "items": {"type": "string"}}
 _BLOCKED = {
     "type": "object",
@@ -106,14 +117,19 @@ ROUTES = (
             Parameter(
                 "network", of.read_network, of.NETWORK_SCHEMA, "Whom to block.", is_required=True
             ),
-            Parameter("service", of.read_text, of.TEXT, "At this one; at all if left out."),
-            of.in_body_seconds("for_seconds", "For how long; for ever if left out."),
-            Parameter("reason", of.read_text, {"type": "string", "maxLength": 200}, "Why."),
+            _AT_SERVICE,
+            of.in_body_seconds("for_seconds", "For how long; for ever if left out.", MAX_SECONDS),
+            Parameter(
+                "reason",
+                of.read_text,
+                {"type": "string", "maxLength": MAX_REASON_CHARACTERS},
+                "Why.",
+            ),
             of.in_body_flag("keep_open", "Leave those alone that are connected."),
             of.DRY_RUN,
         ),
         schema=_BLOCKED,
-        errors=(404,),
+        errors=(404, 422),
     ),
     Route(
         "DELETE",
@@ -129,7 +145,7 @@ ROUTES = (
                 "The network, with its slash as %2F.",
                 is_required=True,
             ),
-            Parameter("service", of.read_text, of.TEXT, "At this one; at all if left out."),
+            _AT_SERVICE,
             of.flag("dry_run", "Only answer what would be done."),
         ),
         schema=_UNBLOCKED,
@@ -155,5 +171,6 @@ ROUTES = (
         ),
         WhyRow,
         is_list=True,
+        errors=(404,),
     ),
 )

@@ -111,7 +111,9 @@ def _close(call: Call) -> Deferred[Response]:
     return call.operations.close(call.actor, **call.arguments).addCallback(answer)
 
 
-_ID = Parameter("id", of.read_text, of.TEXT, "The connection's id, or its uid.", is_required=True)
+_ID = Parameter(
+    "id", of.read_text, of.ID_SCHEMA, "The connection's id, or its uid.", is_required=True
+)
 _RESET = of.in_body_flag("reset", "At once, dropping what is under way.")
 _EVENT_SCHEMA = {
     "type": "object",
@@ -186,7 +188,7 @@ ROUTES = (
         _close,
         (
             Parameter("ids", of.body_ids, of.IDS, "Only these."),
-            Parameter("filter", of.body_text, of.FILTER_SCHEMA, "Only those that match."),
+            of.filter_of("connections", "Only those that match: ids, or terms with keys."),
             of.CLIENT,
             of.SERVICE,
             _RESET,
@@ -206,6 +208,6 @@ ROUTES = (
                 },
             },
         },
-        errors=(404, 409),
+        errors=(404, 409, 422),
     ),
 )

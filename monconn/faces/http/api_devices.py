@@ -42,6 +42,9 @@ def _device(call: Call) -> Deferred[Response]:
     ).addCallback(lambda story: result_of(call.operations.clock, make(story)))
 
 
+_NAMES_PATTERN = rf"^([^,\\]|\\.)+(,([^,\\]|\\.)+){{0,{MOST_NAMES - 1}}}$"
+
+
 def read_names(text: str) -> tuple[str, ...]:
     """Names that are separated by commas; a comma and a backslash of a name have a backslash in
     front."""
@@ -211,7 +214,7 @@ ROUTES = (
             Parameter(
                 "names",
                 read_names,
-                of.TEXT,
+                {"type": "string", "pattern": _NAMES_PATTERN},
                 f"Of at most {MOST_NAMES} devices, separated by commas; a comma or a backslash of a"
                 " name has a backslash in front.",
                 is_required=True,

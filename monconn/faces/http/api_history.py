@@ -86,7 +86,7 @@ ROUTES = (
         "Connections that have ended, the latest first.",
         _history,
         (
-            of.filter_of("the history"),
+            of.filter_of("history"),
             of.sort_of(HistoryConnectionRow),
             *_PERIOD,
             _reason_of(REASONS, "Only those that ended so."),
@@ -103,7 +103,7 @@ ROUTES = (
         "Refusals, alarms, actions, starts and stops, the latest first.",
         _events,
         (
-            of.filter_of("the history's events"),
+            of.filter_of("history_events"),
             of.sort_of(HistoryEventRow),
             *_PERIOD,
             _reason_of(
@@ -123,7 +123,7 @@ ROUTES = (
         "How many connections have ended with which reason, over time.",
         _reasons,
         (
-            of.filter_of("the history"),
+            of.filter_of("history"),
             *_PERIOD,
             of.integer(
                 "buckets",

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from monconn._version import __version__
-from monconn.errors import NotConfigured
+from monconn.errors import NotConfigured, QuestionError
 from monconn.faces.http import parameters as of
 from monconn.faces.http.columns import columns_json
 from monconn.faces.http.encoding import json_response
@@ -15,6 +15,7 @@ from monconn.faces.http.lists import following, rows_answer
 from monconn.faces.http.problems import Problem
 from monconn.faces.http.routes import Call, Parameter, Route
 from monconn.net.http.messages import Answer, Response
+from monconn.ops.captures import MOST_SECONDS
 from monconn.ops.explanations import close_matches, explain, explain_code
 from monconn.ops.forget import ForgetResult
 from monconn.ops.reload import ReloadResult
@@ -39,7 +40,7 @@ def _log_in(call: Call) -> Answer:
     assert call.guard is not None
     code, token = call.arguments.get("code"), call.arguments.get("token")
     if (code is None) == (token is None):
-        raise Problem(400, "give either a code or a token", "bad-argument")
+        raise QuestionError("give either a code or a token")
     return call.guard.log_in(call.request, code=code, token=token)
 
 
@@ -141,6 +142,7 @@ def _test_outputs(call: Call) -> Deferred[Response]:
 
 
 _TEXT = {"type": "string"}
+_WORD_SCHEMA = {"type": "string", "format": "monconn-word"}
 _SESSION = {
     "type": "object",
     "required": ["name", "role", "kind", "version", "served", "has"],
@@ -280,6 +282,7 @@ ROUTES = (
             of.text("token", "A token."),
         ),
         status=204,
+        errors=(422,),
     ),
     Route(
         "DELETE",
@@ -303,7 +306,7 @@ ROUTES = (
         "view",
         "What a reason, a state, an alarm or another word of monconn's means.",
         _word,
-        (Parameter("word", of.read_text, of.TEXT, "Such as client_lost.", is_required=True),),
+        (Parameter("word", of.read_text, _WORD_SCHEMA, "Such as client_lost.", is_required=True),),
         schema=_WORD,
     ),
     Route(
@@ -361,14 +364,11 @@ ROUTES = (
         "Write the bytes of connections to files on the server from now on.",
         _capture,
         (
-            Parameter(
-                "filter",
-                of.read_text,
-                of.FILTER_SCHEMA,
-                "Ids, or terms with keys: those that match later are captured, too.",
+            of.filter_of(
+                "connections", "Ids, or terms with keys: those that match later are captured, too."
             ),
             of.in_body_integer("first", "Bytes of each direction; 0 for all."),
-            of.in_body_seconds("seconds", "After which it ends by itself; a week at most."),
+            of.in_body_seconds("seconds", "After which it ends by itself.", MOST_SECONDS),
             of.in_body_integer("connections", "After how many it ends by itself.", 1),
         ),
         schema={
@@ -383,7 +383,7 @@ ROUTES = (
             },
         },
         status=201,
-        errors=(404, 409, 503),
+        errors=(404, 409, 422, 503),
     ),
     Route(
         "DELETE",

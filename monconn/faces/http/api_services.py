@@ -112,7 +112,7 @@ def _action(
         run,
         (of.IN_SERVICE, *parameters),
         schema=schema,
-        errors=(409,),
+        errors=(409, 422),
     )
 
 

@@ -48,9 +48,10 @@ _ERRORS = {
     413: "The body is too long.",
     415: "The body is not application/json.",
     421: "The Host of the request is no name of this server.",
-    422: "The configuration has problems: `problems` lists them.",
-    429: "Too many wrong tokens at a time.",
-    503: "A file, such as the history's, cannot be used now.",
+    422: "Each argument is one, but what they ask for together makes no sense, such as a time that"
+    " ends before it begins; or the configuration has problems: `problems` lists them.",
+    429: "Too many wrong tokens at a time, or too many streams of one caller.",
+    503: "A file, such as the history's, cannot be used now, or there are too many streams.",
 }
 _PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -182,6 +183,8 @@ def _errors(route: Route, has_body: bool) -> set[int]:
         errors |= {401, 429}
     if "{" in route.path or names & {"service", "cursor"}:
         errors.add(404)
+    if names & {"since", "until"}:
+        errors.add(422)
     if has_body:
         errors |= {413, 415}
     return errors
@@ -217,10 +220,10 @@ def _success(route: Route) -> dict[str, Any]:
     if route.row is not None:
         reference = {"$ref": f"#/components/schemas/{_name(route.row)}"}
         schema = _list_schema(route, reference) if route.is_list else reference
+    content_type = route.content_type
     if schema is None:
-        made["content"] = {route.content_type: {"schema": {"type": "string"}}}
-    else:
-        made["content"] = {route.content_type: {"schema": schema}}
+        content_type = EVENT_STREAM if content_type == JSON else content_type
+    made["content"] = {content_type: {"schema": schema or {"type": "string"}}}
     return made
 
 

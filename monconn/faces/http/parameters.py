@@ -5,7 +5,6 @@ In a query and in a path each is a text; in the JSON object of a body it has its
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ USUAL_LIMIT = 100
 MOST_ROWS = 1_000
 """The most rows of an answer."""
 _MOST_SECONDS = 1e9
+_NUMBER = re.compile(r"[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?")  # as JSON has them
 _MOST_COUNT = 10**18 - 1  # what SQLite's and orjson's integers hold
 
 
@@ -57,7 +57,8 @@ read_capture_id = _integer_reader(1, 10**18 - 1)
 
 def read_seconds(text: str) -> float:
     """A number of seconds."""
-    if not re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})?", text) or float(text) > _MOST_SECONDS:
+    is_number = _NUMBER.fullmatch(text) is not None
+    if not is_number or not 0 <= float(text) <= _MOST_SECONDS:
         raise ValueError(f"must be a number of seconds, not {quoted(text)}")
     return float(text)
 
@@ -110,13 +111,14 @@ def _body_integer(least: int, most: int = _MOST_COUNT) -> Callable[[Any], int]:
     return read
 
 
-def body_seconds(value: Any) -> float:
-    """A number of seconds, more than none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError("must be a number of seconds")
-    if not 0 < value <= _MOST_SECONDS:
-        raise ValueError("must be more than 0 seconds, and below 30 years")
-    return float(value)
+def _body_seconds(most: float) -> Callable[[Any], float]:
+    def read(value: Any) -> float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 < value <= most:  # false for NaN
+            raise ValueError(f"must be a number of seconds, more than 0, and {most:.0f} at most")
+        return float(value)
+
+    return read
 
 
 def body_ids(value: Any) -> list[int]:
@@ -136,14 +138,10 @@ IDS: Mapping[str, Any] = {
     "items": {"type": "integer", "minimum": 1, "maximum": _MOST_COUNT},
     "maxItems": MAX_IDS,
 }
-FILTER_SCHEMA: Mapping[str, Any] = {"type": "string", "format": "monconn-filter"}
 MOMENT_SCHEMA: Mapping[str, Any] = {"type": "string", "format": "monconn-time"}
 NETWORK_SCHEMA: Mapping[str, Any] = {"type": "string", "format": "monconn-network"}
-SECONDS_SCHEMA: Mapping[str, Any] = {
-    "type": "number",
-    "exclusiveMinimum": 0,
-    "maximum": _MOST_SECONDS,
-}
+SERVICE_SCHEMA: Mapping[str, Any] = {"type": "string", "format": "monconn-service"}
+ID_SCHEMA: Mapping[str, Any] = {"type": "string", "format": "monconn-connection"}
 
 
 def _integer_schema(least: int, most: int = _MOST_COUNT) -> Mapping[str, Any]:
@@ -152,8 +150,8 @@ def _integer_schema(least: int, most: int = _MOST_COUNT) -> Mapping[str, Any]:
 
 # -- parameters of several routes
 
-SERVICE = Parameter("service", read_text, TEXT, "Only of the service with this name.")
-IN_SERVICE = Parameter("name", read_text, TEXT, "The service's name.", is_required=True)
+SERVICE = Parameter("service", read_text, SERVICE_SCHEMA, "Only of the service with this name.")
+IN_SERVICE = Parameter("name", read_text, SERVICE_SCHEMA, "The service's name.", is_required=True)
 CLIENT = Parameter("client", read_network, NETWORK_SCHEMA, "Only clients of this IP or network.")
 SINCE = Parameter(
     "since",
@@ -190,10 +188,12 @@ MAX_AGE = Parameter(
 DRY_RUN = Parameter("dry_run", body_flag, FLAG, "Only answer what would be done.")
 
 
-def filter_of(what: str) -> Parameter:
-    """The filter of a listing."""
-    help = f"Only those that match: docs/filters.md has the language; the keys are those of {what}."
-    return Parameter("filter", read_text, FILTER_SCHEMA, help)
+def filter_of(
+    listing: str, help: str = "Only those that match, in the language of filters."
+) -> Parameter:
+    """The filter of a listing, whose keys are those of ``/api/v1/columns`` by this name."""
+    schema = {"type": "string", "format": f"monconn-filter-{listing}"}
+    return Parameter("filter", read_text, schema, help)
 
 
 def sort_of(row_class: type[Row]) -> Parameter:
@@ -232,6 +232,7 @@ def in_body_flag(name: str, help: str) -> Parameter:
     return Parameter(name, body_flag, FLAG, help)
 
 
-def in_body_seconds(name: str, help: str) -> Parameter:
+def in_body_seconds(name: str, help: str, most: float = _MOST_SECONDS) -> Parameter:
     """A time in a body."""
-    return Parameter(name, body_seconds, SECONDS_SCHEMA, help)
+    schema = {"type": "number", "exclusiveMinimum": 0, "maximum": most}
+    return Parameter(name, _body_seconds(most), schema, help)

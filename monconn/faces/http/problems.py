@@ -136,6 +136,7 @@ def problem_of(error: MonconnError) -> Problem:
     for kind, status, name in _KINDS:
         if isinstance(error, kind):
             return Problem(status, str(error), name)
-    fault_name = "client" if isinstance(error, AddressError) else ""
-    faults = [ArgumentFault(fault_name, str(error))] if fault_name else []
-    return Problem(400, str(error), "bad-argument", faults=faults)
+    if isinstance(error, AddressError):
+        return bad_arguments([ArgumentFault("client", str(error))])
+    # Each argument was one, as far as it can be seen by itself.
+    return Problem(422, str(error), "unfit-arguments")

@@ -232,7 +232,7 @@ def test_connections_are_closed_by_what_they_are(api: Api) -> None:
     assert other.record.reason is None
     assert api.ask("POST", "/api/v1/connections/close", {"service": "nope"}).status == 404
     reply = api.ask("POST", "/api/v1/connections/close")
-    assert reply.status == 400
+    assert reply.status == 422
     assert "say which" in reply.json["detail"]
 
 
@@ -285,7 +285,7 @@ def test_what_would_happen_to_a_client(api: Api) -> None:
         ("mqtt", "enters"),
     ]
     assert len(api.get("/api/v1/why?client=10.0.0.1&service=web")["rows"]) == 1
-    assert api.ask("GET", "/api/v1/why?client=nobody").status == 400
+    assert api.ask("GET", "/api/v1/why?client=nobody").status == 404
 
 
 def test_forgetting_a_client(api: Api) -> None:

@@ -18,7 +18,7 @@ from monconn.clock import Clock
 from monconn.config.sections import HttpConfig, HttpTlsConfig
 from monconn.errors import ListenError, Remark
 from monconn.faces.http.app import ROUTES, HttpApp
-from monconn.faces.http.guard import Guard
+from monconn.faces.http.guard import SECURITY_HEADERS, Guard
 from monconn.faces.http.health import health_routes
 from monconn.faces.http.page_files import PageFiles
 from monconn.faces.http.routes import Call, Route
@@ -214,7 +214,7 @@ def make_factory(handler: Handler, clock: Clock, descriptors: int = USEFUL_LIMIT
     fifth = max(reserve_of(descriptors) // 5, 2)
     clients, streams = min(MOST_CLIENTS, 2 * fifth), min(MOST_STREAMS, fifth)
     limits = Limits(clients, streams, MOST_HEAD_BYTES, MOST_BODY_BYTES, IDLE_SECONDS)
-    return HttpFactory(handler, clock, limits)
+    return HttpFactory(handler, clock, limits, SECURITY_HEADERS)
 
 
 def _read_tls(config: HttpTlsConfig) -> tuple[ServerTls, bytes]:

@@ -123,6 +123,8 @@ class Access(Service):
         self._keys = SessionKeys.new()
         self._is_to_store = False
         self._storing: list[Deferred[None]] = []
+        self._ids: tuple[Tokens, SessionKeys, dict[str, Token]] = (self._tokens, self._keys, {})
+        """What sessions say of tokens, as it is with these tokens and this key."""
         self._codes = Codes(clock)
         self._timer: IDelayedCall | None = None
         self.port: int | None = None
@@ -264,10 +266,18 @@ class Access(Service):
         """Whether a session has not ended, nor its token been revoked or changed."""
         if session.key_id != self._keys.key_id or not self._keys.is_open(session, self._wall()):
             return False
-        return not session.token or any(
-            session.token == self._keys.token_id(each.digest) and each.role == session.role
-            for each in self._tokens.known
-        )
+        if not session.token:
+            return True
+        token = self._token_of(session)
+        return token is not None and token.role == session.role
+
+    def _token_of(self, session: Session) -> Token | None:
+        """The token that a session was opened with, unless it was revoked."""
+        tokens, keys, found = self._ids
+        if tokens is not self._tokens or keys is not self._keys:
+            found = {self._keys.token_id(each.digest): each for each in self._tokens.known}
+            self._ids = self._tokens, self._keys, found
+        return found.get(session.token)
 
     def cookie_of(self, session: Session) -> str:
         """The value of a session's cookie, which lasts longer from now on."""

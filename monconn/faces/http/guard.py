@@ -9,7 +9,6 @@ stranger's page one of ours: DNS rebinding), and must not come from a page of an
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from collections.abc import Iterator
 
@@ -22,6 +21,7 @@ from monconn.addresses import TcpAddress, is_loopback
 from monconn.clock import Clock
 from monconn.config.sections import HttpConfig
 from monconn.faces.http.caller import Caller
+from monconn.faces.http.problems import Problem
 from monconn.log import Logger
 from monconn.net.http.messages import (
     Answer,
@@ -491,10 +491,4 @@ def _preflight() -> Response:
 
 
 def _problem(status: int, detail: str, kind: str, headers: Headers = ()) -> Response:
-    body = {
-        "type": f"urn:monconn:problem:{kind}",
-        "title": kind.replace("-", " ").capitalize(),
-        "status": status,
-        "detail": detail,
-    }
-    return Response(status, json.dumps(body).encode(), "application/problem+json", headers)
+    return Problem(status, detail, kind, headers=headers).response()

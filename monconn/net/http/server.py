@@ -36,7 +36,7 @@ from zope.interface import implementer
 from monconn.addresses import plain_ip
 from monconn.clock import Clock
 from monconn.log import Logger
-from monconn.net.http.messages import Handler, Request, Response, Stream, problem
+from monconn.net.http.messages import Handler, Headers, Request, Response, Stream, problem
 from monconn.turns import TurnQueue
 
 CLIENTS_PER_TURN = 8
@@ -96,14 +96,22 @@ class HttpFactory(Factory):
 
     :param handler: answers requests; called in the reactor's thread.
     :param clock: monotonic time and timers.
+    :param headers: those of answers that are not the handler's, such as to what is malformed.
     """
 
     noisy = False
     batch = CLIENTS_PER_TURN
     retry_seconds = GRACE_SECONDS
 
-    def __init__(self, handler: Handler, clock: Clock, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        clock: Clock,
+        limits: Limits | None = None,
+        headers: Headers = (),
+    ) -> None:
         self.handler = handler
+        self.headers = headers
         self.clock = clock
         self.limits = Limits() if limits is None else limits
         self.queue = TurnQueue(clock)
@@ -408,7 +416,7 @@ class _Client(Protocol):
             answer = self.factory.handler(request)
         except Exception:
             self._log.failure("a request could not be answered")
-            answer = problem(500)
+            answer = self._own(500)
         if isinstance(answer, Deferred):
             self._awaited = answer
             answer.addCallbacks(
@@ -449,12 +457,12 @@ class _Client(Protocol):
         exchange = self._exchange or h11.Connection(h11.SERVER)
         self._received.clear()
         self._phase = _Phase.WAITING
-        self._answer(exchange, problem(refused.status, refused.detail))
+        self._answer(exchange, self._own(refused.status, refused.detail))
 
     def _fail(self, exchange: h11.Connection, failure: Failure) -> None:
         if not self._is_over and self._awaited is not None and self._exchange is exchange:
             self._log.failure("a request could not be answered", failure)
-            self._answer(exchange, problem(500))
+            self._answer(exchange, self._own(500))
 
     def _answer(self, exchange: h11.Connection, response: Response) -> None:
         """Begin to write an answer."""
@@ -467,7 +475,7 @@ class _Client(Protocol):
             return
         if not isinstance(body, bytes) and len(self.factory.streams) >= self.factory.limits.streams:
             body.stop()
-            response = problem(503, "there are too many streams", (("Retry-After", "10"),))
+            response = self._own(503, "there are too many streams", (("Retry-After", "10"),))
             body = response.body
         is_head = self._request is not None and self._request.method == "HEAD"
         has_body = response.status not in (204, 304) and not is_head
@@ -477,7 +485,7 @@ class _Client(Protocol):
             self._log.failure("an answer could not be written")
             if is_stream and not isinstance(body, bytes):
                 body.stop()
-            response = problem(500)
+            response = self._own(500)
             body = response.body
             head = self._head_of(exchange, response)
         if isinstance(body, bytes):
@@ -487,6 +495,10 @@ class _Client(Protocol):
         else:
             body.stop()
             self._write(_pieces(exchange, head, b""))
+
+    def _own(self, status: int, detail: str = "", headers: Headers = ()) -> Response:
+        """An answer that is not the handler's."""
+        return problem(status, detail, (*headers, *self.factory.headers))
 
     def _head_of(self, exchange: h11.Connection, response: Response) -> bytes:
         headers = [("Date", formatdate(usegmt=True))]
@@ -619,7 +631,7 @@ class _Client(Protocol):
             awaited, self._awaited = self._awaited, None
             exchange = self._exchange
             assert exchange is not None
-            self._answer(exchange, problem(503, f"no answer within {ANSWER_SECONDS:g} s"))
+            self._answer(exchange, self._own(503, f"no answer within {ANSWER_SECONDS:g} s"))
             if awaited is not None:
                 awaited.cancel()
         else:

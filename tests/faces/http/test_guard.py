@@ -22,12 +22,15 @@ from monconn.faces.http.guard import (
     CONTENT_SECURITY_POLICY,
     FAILURE_SECONDS,
     MOST_WAITING,
+    SECURITY_HEADERS,
     Guard,
     Unknown,
     _authority,
 )
+from monconn.faces.http.service import make_factory
 from monconn.net.http.messages import Answer, Request, Response
 from tests.logged import logged_lines
+from tests.net.http.clients import Clients
 from tests.ops.access_world import ROOT, World, result, world_in
 from tests.properties import examples
 
@@ -548,6 +551,36 @@ def test_what_an_answer_says_itself_stays(guard: Guard) -> None:
     own = Response(headers=(("cache-control", "no-cache"), ("ETag", '"1"')))
     sent = guard.secured(request(), own).headers
     assert [value for name, value in sent if name.lower() == "cache-control"] == ["no-cache"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 5000 + b"\r\n", 431),
+        (b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n", 421),
+        (b"GET http://u@localhost/ HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET http://localhost/ HTTP/1.1\r\nHost: evil.example\r\n\r\n", 200),  # RFC 9112, 3.2.2
+        (b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421),
+        (b"GET / HTTP/1.0\r\n\r\n", 421),
+    ],
+)
+def test_what_the_server_answers_itself_has_them_too(
+    world: World, guard: Guard, sent: bytes, expected: int
+) -> None:
+    def answer(request: Request) -> Response:
+        refused = guard.check(request)
+        return guard.secured(request, Response() if refused is None else refused)
+
+    clients = Clients(make_factory(answer, world.clock), world.clock)
+    client = clients.connect(sent)
+    client.read_all()
+    head = bytes(client.written).partition(b"\r\n\r\n")[0].decode("latin-1")
+    assert head.startswith(f"HTTP/1.1 {expected} ")
+    for name, value in SECURITY_HEADERS:
+        assert head.count(f"\r\n{name}: {value}") == 1
+    clients.factory.close()
 
 
 # -- streams

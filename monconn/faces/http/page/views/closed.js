@@ -28,6 +28,8 @@ const PERIODS = /** @type {const} */ ([
   ["30d", "last 30 days"],
 ]);
 const BUCKETS = 60;
+/** More than there are bars of ten seconds in ten minutes: the server takes round lengths. */
+const SEED_BUCKETS = 65;
 /** How often a longer period is asked for again. */
 const HISTORY_MILLISECONDS = 30_000;
 
@@ -36,7 +38,7 @@ export default {
   title: "Closed",
   async mount(root, params, context) {
     const { columns, keys } = await context.columns("closed");
-    const view = new ClosedView(root, params, context, columns, keys);
+    const view = new ClosedView(root, params, context, withCloser(columns), keys);
     view.start();
     return { unmount: () => view.stop(), update: (changed) => view.changed(changed) };
   },
@@ -67,7 +69,7 @@ class ClosedView {
     this.table = new Table({
       label: "Connections that have closed",
       columns,
-      chosen: chosenColumns("closed") ?? usualColumns(columns),
+      chosen: chosenColumns("closed"),
       key: (row) => row.uid ?? row.id,
       sort: params.sort ?? "",
       usualSort: "closed_at",
@@ -140,7 +142,7 @@ class ClosedView {
         this.count,
         h(
           "button",
-          { type: "button", class: "end", onclick: () => chooseColumns("closed", this.columns, (chosen) => this.table.setChosen(chosen ?? usualColumns(this.columns))) },
+          { type: "button", class: "end", onclick: () => chooseColumns("closed", this.columns, (chosen) => this.table.setChosen(chosen)) },
           "Columns…",
         ),
       ),
@@ -237,7 +239,7 @@ class ClosedView {
     this.seedOf = service;
     this.before = [];
     try {
-      const answer = await get("history/reasons", { since: "10m", buckets: BUCKETS + 1, service });
+      const answer = await get("history/reasons", { since: "10m", buckets: SEED_BUCKETS, service });
       if (this.seedOf !== service) return;
       this.before = bucketsOf(answer);
       this.drawChart();
@@ -314,17 +316,15 @@ function bucketsOf(answer) {
 }
 
 /**
- * The usual columns, and who ended it beside the reason.
+ * The columns as they are, but for who ended it, which stands beside the reason.
  *
  * @param {Column[]} columns
  */
-function usualColumns(columns) {
-  const names = columns.filter((each) => each.usual !== false).map((each) => each.name);
-  const place = names.indexOf("reason");
-  if (place >= 0 && !names.includes("closed_by") && columns.some((each) => each.name === "closed_by")) {
-    names.splice(place + 1, 0, "closed_by");
-  }
-  return names;
+function withCloser(columns) {
+  const closer = columns.find((each) => each.name === "closed_by");
+  if (closer === undefined) return columns;
+  const usual = { ...closer, usual: true, importance: 4, width: 9 };
+  return columns.flatMap((each) => (each === closer ? [] : each.name === "reason" ? [each, usual] : [each]));
 }
 
 /** @param {Row} row */

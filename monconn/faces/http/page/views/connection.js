@@ -80,7 +80,7 @@ class ConnectionView {
     this.why = h("section", { class: "card", hidden: true });
     this.life = h("ol", { class: "life", "aria-label": "From its opening to its end" });
     this.sides = h("div");
-    this.facts = h("dl", { class: "facts" });
+    this.facts = h("dl", { class: "connection-facts" });
     this.fields = h("tbody");
     this.traffic = h("p", { class: "connection-traffic" });
     this.bytes = h("section", { class: "card", "aria-labelledby": "bytes-title" });
@@ -249,7 +249,7 @@ class ConnectionView {
     if (before !== null && !before.closed_at && isOver) {
       this.context.announce(`The connection has ended: ${row.reason ?? row.refusal}`);
     }
-    if (before === null || before.recorded !== row.recorded) this.recordingKnown?.(row);
+    this.recordingKnown?.(row);
     const word = row.refusal ?? row.reason;
     if (word && word !== this.explained) {
       this.explained = word;

@@ -33,14 +33,14 @@ def opened(open_page: OpenPage, client: socket.socket) -> Page:
     return page
 
 
-def with_row(page: Page, id: int, **changes: Any) -> None:
+def with_row(page: Page, **changes: Any) -> None:
     """Have the page get a connection with other values than it has."""
 
     def fulfil(route: Any) -> None:
         row = route.fetch().json()
         route.fulfill(json={**row, **changes})
 
-    page.route(f"**/api/v1/connections/{id}?*", fulfil)
+    page.route("**/api/v1/connections/*", fulfil)
 
 
 def moments(page: Page) -> list[str]:
@@ -119,13 +119,13 @@ FLAGS = {
 def test_the_picture_has_the_diagnosis_at_its_place(open_page: OpenPage, site: Site) -> None:
     client = site.connect()
     page = open_page("#/why")
-    id = id_of(page, client)
+    place_of = f"/#/connections/{id_of(page, client)}"
     diagnosis = {"looks_like": "", "because": ["a figure", "and another"]}
-    with_row(page, id, diagnosis=diagnosis)
+    with_row(page, diagnosis=diagnosis)
     for cause, place in FLAGS.items():
         diagnosis["looks_like"] = cause
         page.goto("/#/why")
-        page.goto(f"/#/connections/{id}")
+        page.goto(place_of)
         expect(page.locator(".verdict")).to_have_text(f"⚠ Looks like: {cause}")
         expect(page.locator(".suspect-flag")).to_have_count(1)
         expect(page.get_by_label(place, exact=True).locator(".suspect-flag")).to_have_text(
@@ -255,3 +255,16 @@ def test_one_that_has_left_the_memory_is_shown_from_the_history(
     page.goto(f"/#/connections/{row['uid']}")
     expect(page.get_by_text("what the history has of it")).to_be_visible()
     expect(page.locator(".connection-state")).to_contain_text("Closed: client_closed")
+
+
+def test_one_that_the_server_has_forgotten_stays_as_it_was_seen(
+    open_page: OpenPage, site: Site
+) -> None:
+    client = site.connect()
+    page = opened(open_page, client)
+    expect(page.get_by_role("button", name="Close…")).to_be_visible()
+    missing = {"title": "Not Found", "status": 404, "detail": "no connection has the id"}
+    page.route("**/api/v1/connections/*", lambda route: route.fulfill(status=404, json=missing))
+    expect(page.get_by_text("this is what was seen last")).to_be_visible()
+    expect(page.locator(".connection-state")).to_contain_text("open")
+    expect(page.get_by_role("button", name="Close…")).to_have_count(0)

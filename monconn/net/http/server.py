@@ -342,7 +342,7 @@ class _Client(Protocol):
         must_read = (
             is_needed or self._phase is _Phase.ENDING or len(self._received) < MOST_HELD_BYTES
         )
-        if must_read != self._is_reading and not self._is_over:
+        if must_read != self._is_reading and not (self._is_over or self._has_ended_input):
             self._is_reading = must_read
             if must_read:
                 self.transport.resumeProducing()

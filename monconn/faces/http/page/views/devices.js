@@ -3,7 +3,7 @@ import { Problem, get } from "../api.js";
 import { strip } from "../charts.js";
 import { h, replace } from "../dom.js";
 import { FilterField } from "../filter.js";
-import { notConfigured, periodPicker, problemOfFilter, serviceChoices, servicePicker } from "../pickers.js";
+import { notConfigured, periodPicker, problemOfFilter, serviceChoices, servicePicker, usualPeriod } from "../pickers.js";
 import { PlainTable } from "../plaintable.js";
 import { getPresence, keyOf, stripOf } from "../presence.js";
 import { formatCount, formatDuration } from "../units.js";
@@ -16,8 +16,6 @@ import { formatCount, formatDuration } from "../units.js";
  */
 
 const USUAL = "1h";
-const USUAL_AT_FIRST = "15m";
-const FIRST_SECONDS = 2700;
 /** By name: the order of the server, by when they were seen last, is another one each time. */
 const SORT = "device";
 const REFRESH_SECONDS = 3;
@@ -113,9 +111,7 @@ class DevicesView {
 
   /** The period; unless one is chosen, one of which something is known. */
   wanted() {
-    const uptime = Math.max(0, ...(this.context.live.tick?.services ?? []).map((row) => Number(row.uptime)));
-    const usual = uptime > 0 && uptime < FIRST_SECONDS ? USUAL_AT_FIRST : USUAL;
-    return { since: this.params.since ?? usual, until: this.params.until ?? "" };
+    return { since: this.params.since ?? usualPeriod(this.context, USUAL), until: this.params.until ?? "" };
   }
 
   /** @param {Params} changed */

@@ -144,7 +144,7 @@ class HistoryList {
       sort: params.sort ?? "",
       isSorted: true,
       onSort: (sort) => this.go({ sort }),
-      cell: (column, row) => (column === this.table.shown[0] ? this.opener(column, row) : undefined),
+      cell: (column, row) => this.cell(column, row),
       empty: "Nothing is stored that matches.",
     });
     this.element = h(
@@ -177,12 +177,17 @@ class HistoryList {
   }
 
   /**
-   * @param {Column} column The first one that there is room for.
+   * @param {Column} column
    * @param {Row} row
+   * @returns {Node | string}
    */
-  opener(column, row) {
+  cell(column, row) {
+    const value = this.kind === EVENTS ? valueOfEvent(column.name, row) : undefined;
+    const text = formatValue(value ?? cellValue(column, row), column.unit);
+    if (column !== this.table.shown[0]) {
+      return text;
+    }
     const open = () => showRow(row, this.columns, this.context);
-    const text = formatValue(cellValue(column, row), column.unit);
     return h("button", { type: "button", class: "link", onclick: open, title: "All that is stored of it" }, text);
   }
 
@@ -252,6 +257,25 @@ class HistoryList {
     this.number += 1;
     this.table.destroy();
   }
+}
+
+/**
+ * What stands in a column that several fields are made into one for; undefined for others.
+ *
+ * @param {string} name
+ * @param {Row} row
+ */
+function valueOfEvent(name, row) {
+  if (name === "client") {
+    return row.client ?? row.device ?? row.actor;
+  }
+  if (name === "what") {
+    if (row.alarm) {
+      return `${row.alarm}${row.over ? " is over" : ""}`;
+    }
+    return row.refusal ?? row.action ?? (row.count === undefined ? row.event : `${row.event} ${row.count}`);
+  }
+  return undefined;
 }
 
 /** @param {Params} params */

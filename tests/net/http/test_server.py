@@ -375,6 +375,22 @@ def test_requests(world: World, sent: bytes, expected: int) -> None:
         assert not world.requests
 
 
+def test_a_head_request_that_is_refused_gets_no_body(world: World) -> None:
+    both = (b"Content-Length: 1", b"Transfer-Encoding: chunked")
+    client = world.connect(get(b"/", method=b"HEAD") + get(b"/", *both, method=b"HEAD"))
+    for _ in range(2):
+        client.read_all()
+        world.turn()
+    assert statuses(client) == [200, 400]
+    assert client.written.endswith(b"\r\n\r\n")
+    after = world.connect(get(b"/", method=b"HEAD") + b"nonsense\r\n\r\n")
+    for _ in range(2):
+        after.read_all()
+        world.turn()
+    assert statuses(after) == [200, 400]
+    assert after.written.endswith(b"}\n")
+
+
 def test_what_a_request_is_made_of(world: World) -> None:
     sent = get(
         b"/a%2Fb?c=d?e",
@@ -771,6 +787,7 @@ _PIECES = st.sampled_from(
         b"3\r\nabc\r\n",
         b"0\r\n\r\n",
         b"ffffffffffffffff\r\n",
+        b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
         b"Connection: close\r\n",
         b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
         b"A: " + b"b" * 9000,

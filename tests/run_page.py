@@ -58,7 +58,7 @@ NOT_RUN = {
 SERVES = re.compile(
     r"(^|&& |\w=\S+ )(\S*/)?(monconn (-p|-c|-D|demo)|twistd|twist|python3 \w+\.py)\b"
 )
-FOLLOWS = re.compile(r"^(monconn (events|top|tap)|tail -F)")
+FOLLOWS = re.compile(r"^(monconn (events|top|tap)|tail -F|curl -sN)")
 TAPS = re.compile(r"^monconn tap ")
 TAP_SECONDS = 7
 """For a sample of what a tap shows: as long as a device of the demo stays away."""
@@ -526,7 +526,7 @@ class Machine:
         if by is not None:
             print(f"  {block.line}: run by {by}")
             return
-        if re.search(r"Client\(|open_read_only", block.text):
+        if re.search(r"Client\(|open_read_only|urlopen", block.text):
             self._need_server()
         else:
             self.close()

@@ -96,7 +96,16 @@ class HttpService(Service):
             def answer(call: Call) -> Answer:
                 return figures(call.request)
 
-            routes.append(Route("GET", "/metrics", "view", "The metrics, for Prometheus.", answer))
+            routes.append(
+                Route(
+                    "GET",
+                    "/metrics",
+                    "view",
+                    "The metrics, for Prometheus.",
+                    answer,
+                    content_type="text/plain",
+                )
+            )
         self._app = HttpApp(operations, self._guard, routes, PageFiles())
         self._listener: Listener | None = None
         self._factory: HttpFactory | None = None

@@ -393,7 +393,9 @@ class _Client(Protocol):
             or end.start() > most
             or received.count(b"\n", 0, end.start()) > MOST_HEADERS
         ):
-            raise _Refused(431, f"of at most {most} bytes and {MOST_HEADERS} headers")
+            status = 431 if b"\n" in received[:most] else 414  # is it the target that is too long?
+            detail = f"the head of a request may have {most} bytes and {MOST_HEADERS} headers"
+            raise _Refused(status, detail)
         head = bytes(received[: end.end()])
         del received[: end.end()]
         self._searched = 0

@@ -257,6 +257,14 @@ def test_a_head_may_have_as_many_bytes_in_whatever_pieces(either: World) -> None
         assert (status(either.connect(whole)), status(pieces)) == (expected, expected)
 
 
+def test_a_target_that_is_too_long_is_refused_as_one(either: World) -> None:
+    long = get(b"/" + b"x" * either.factory.limits.head_bytes)
+    pieces = either.connect()
+    for start in range(0, len(long), 1000):
+        either.send(pieces, long[start : start + 1000])
+    assert (status(either.connect(long)), status(pieces)) == (414, 414)
+
+
 def test_as_many_headers_as_take_long_are_refused(either: World) -> None:
     few, many = ([b"a:"] * count for count in (http_server.MOST_HEADERS - 1, 101))
     assert status(either.connect(get(b"/", *few))) == 200

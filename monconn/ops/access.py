@@ -461,8 +461,9 @@ class Access(Service):
         if isinstance(listen, TcpAddress):
             scheme = "http" if self._config.tls is None else "https"
             host = listen.host
-            if self._config.tls is not None and hosts:
-                host = hosts[0]  # the certificate is for a name
+            # The certificate is for a name; and one of this machine's has cookies of its own.
+            if hosts and (self._config.tls is not None or hosts[0].endswith(".localhost")):
+                host = hosts[0]
             elif host in ("", "0.0.0.0", "::"):
                 host = "localhost"
             return f"{scheme}://{TcpAddress(host, self.port or listen.port)}"

@@ -455,7 +455,7 @@ class Operations:
         :raises FilterError: the filter cannot be understood.
         :raises QuestionError: there is no time between since and until.
         """
-        most = min(max(buckets or USUAL_BUCKETS, 1), MOST_BUCKETS)
+        most = min(max(buckets or USUAL_BUCKETS, 2), MOST_BUCKETS)
         return self._history.reasons(self.filter(filter, HISTORY_KEYS), period, most)
 
     def report(self, **period: Any) -> Deferred[ReportRow]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 from collections.abc import Callable
@@ -10,34 +9,38 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.programs import until
+
 from .looking import Locator, Page, check_accessibility, expect, save_picture
 from .site import CLIENTS, STRANGE_NAME, Site, exchange
 
 OpenPage = Callable[..., Page]
 
 
-def id_of(site: Site, client: socket.socket) -> int:
+def id_of(page: Page, client: socket.socket) -> int:
     """The number of a client's connection."""
     host, port = client.getsockname()
-    rows = json.loads(site.command("list", f"client:{host}", "--json"))
+    answer = page.request.get("/api/v1/connections", params={"filter": f"client:{host}"})
+    rows = answer.json()["rows"]
     return int(next(row["id"] for row in rows if row["client"] == f"{host}:{port}"))
 
 
-def opened(open_page: OpenPage, id: int | str, **options: object) -> Page:
-    """The view of a connection, once it shows it."""
-    page = open_page(f"#/connections/{id}", **options)
+def opened(open_page: OpenPage, client: socket.socket) -> Page:
+    """The view of a client's connection, once it shows it."""
+    page = open_page("#/why")
+    page.goto(f"/#/connections/{id_of(page, client)}")
     expect(page.get_by_role("heading", name="Timeline")).to_be_visible()
     return page
 
 
-def with_row(page: Page, id: int, **changes: Any) -> None:
+def with_row(page: Page, **changes: Any) -> None:
     """Have the page get a connection with other values than it has."""
 
     def fulfil(route: Any) -> None:
         row = route.fetch().json()
         route.fulfill(json={**row, **changes})
 
-    page.route(f"**/api/v1/connections/{id}?*", fulfil)
+    page.route("**/api/v1/connections/*", fulfil)
 
 
 def moments(page: Page) -> list[str]:
@@ -48,7 +51,7 @@ def moments(page: Page) -> list[str]:
 def test_a_live_connection_is_followed(open_page: OpenPage, site: Site) -> None:
     client = site.connect()
     exchange(client, b"first\n")
-    page = opened(open_page, id_of(site, client))
+    page = opened(open_page, client)
     expect(page.locator("h1")).to_have_text(re.compile(re.escape(CLIENTS[0])))
     expect(page.locator(".connection-state")).to_contain_text("open")
     assert moments(page) == [
@@ -66,7 +69,6 @@ def test_a_live_connection_is_followed(open_page: OpenPage, site: Site) -> None:
         expect(page.get_by_label(f"TCP between monconn and the {side}")).to_contain_text(
             "Round trip"
         )
-    check_accessibility(page)
     save_picture(page, "connection-live")
 
     client.shutdown(socket.SHUT_WR)
@@ -87,7 +89,7 @@ def test_a_live_connection_is_followed(open_page: OpenPage, site: Site) -> None:
 def test_single_values_of_a_chart_are_read_by_keys(open_page: OpenPage, site: Site) -> None:
     client = site.connect()
     exchange(client, b"a" * 5000)
-    page = opened(open_page, id_of(site, client))
+    page = opened(open_page, client)
     reader = page.get_by_role("slider", name=re.compile("Rates"))
     expect(reader).to_have_attribute("aria-valuetext", "no value chosen")
     expect(page.locator(".chart-lines .chart-line").first).to_have_attribute("d", re.compile("M"))
@@ -116,14 +118,14 @@ FLAGS = {
 
 def test_the_picture_has_the_diagnosis_at_its_place(open_page: OpenPage, site: Site) -> None:
     client = site.connect()
-    id = id_of(site, client)
-    page = open_page()
+    page = open_page("#/why")
+    place_of = f"/#/connections/{id_of(page, client)}"
     diagnosis = {"looks_like": "", "because": ["a figure", "and another"]}
-    with_row(page, id, diagnosis=diagnosis)
+    with_row(page, diagnosis=diagnosis)
     for cause, place in FLAGS.items():
         diagnosis["looks_like"] = cause
-        page.goto("/#/blocks")
-        page.goto(f"/#/connections/{id}")
+        page.goto("/#/why")
+        page.goto(place_of)
         expect(page.locator(".verdict")).to_have_text(f"⚠ Looks like: {cause}")
         expect(page.locator(".suspect-flag")).to_have_count(1)
         expect(page.get_by_label(place, exact=True).locator(".suspect-flag")).to_have_text(
@@ -143,7 +145,7 @@ def shown_bytes(page: Page) -> Locator:
 def test_a_recording_is_shown_as_hex_and_as_text(open_page: OpenPage, site: Site) -> None:
     client = site.connect()
     exchange(client, b"hello \x1b[31m\n")
-    page = opened(open_page, id_of(site, client))
+    page = opened(open_page, client)
     page.get_by_role("button", name="Show the recording (24 B)").click()
     up, down = shown_bytes(page).first, shown_bytes(page).last
     expect(up).to_contain_text("client → backend")
@@ -153,24 +155,22 @@ def test_a_recording_is_shown_as_hex_and_as_text(open_page: OpenPage, site: Site
     page.get_by_label("How bytes are shown").select_option("text")
     expect(up).to_contain_text(r"hello \x1b[31m")
     expect(up).not_to_contain_text("68 65")
-    check_accessibility(page)
     save_picture(page, "connection-recording")
 
 
 def test_why_there_is_no_recording_is_said(open_page: OpenPage, site: Site) -> None:
     client = site.connect()
-    id = id_of(site, client)
-    page = open_page()
+    page = open_page("#/why")
     problem = {"title": "Not Found", "status": 404, "detail": "its recorder is off"}
     page.route("**/recording", lambda route: route.fulfill(status=404, json=problem))
-    page.goto(f"/#/connections/{id}")
+    page.goto(f"/#/connections/{id_of(page, client)}")
     page.get_by_role("button", name=re.compile("recording")).click()
     expect(page.get_by_text("There is no recording: its recorder is off")).to_be_visible()
 
 
 def test_a_tap_shows_bytes_as_they_pass(open_page: OpenPage, site: Site) -> None:
     client = site.connect()
-    page = opened(open_page, id_of(site, client))
+    page = opened(open_page, client)
     page.get_by_role("button", name="Start a live tap").click()
     expect(page.get_by_text("Live: bytes appear as they pass.")).to_be_visible()
     exchange(client, b"a passing word\n")
@@ -189,7 +189,7 @@ def test_a_tap_shows_bytes_as_they_pass(open_page: OpenPage, site: Site) -> None
 
 def test_what_the_page_shows_of_a_tap_is_bounded(open_page: OpenPage, site: Site) -> None:
     client = site.connect()
-    page = opened(open_page, id_of(site, client))
+    page = opened(open_page, client)
     page.get_by_role("button", name="Start a live tap").click()
     expect(page.get_by_text("Live: bytes appear as they pass.")).to_be_visible()
     exchange(client, b"z" * 1_000_000)
@@ -201,7 +201,7 @@ def test_what_the_page_shows_of_a_tap_is_bounded(open_page: OpenPage, site: Site
 def test_closing_is_asked_and_explained(open_page: OpenPage, site: Site) -> None:
     client = site.connect()
     exchange(client, b"x")
-    page = opened(open_page, id_of(site, client))
+    page = opened(open_page, client)
     page.get_by_role("button", name="Close…").click()
     page.get_by_role("button", name="Cancel").click()
     exchange(client, b"still here")
@@ -215,11 +215,10 @@ def test_closing_is_asked_and_explained(open_page: OpenPage, site: Site) -> None
 
 def test_whoever_may_view_is_told_why_there_are_no_bytes(open_page: OpenPage, site: Site) -> None:
     client = site.connect()
-    id = id_of(site, client)
     page = open_page(logged_in=False)
     page.goto(site.link("--role", "view"))
     expect(page.locator(".view-services")).to_be_visible()
-    page.goto(f"/#/connections/{id}")
+    page.goto(f"/#/connections/{id_of(page, client)}")
     expect(page.get_by_text("only to those who may operate")).to_be_visible()
     for name in ("Close…", "Block client…", "Start a live tap"):
         expect(page.get_by_role("button", name=name)).to_have_count(0)
@@ -227,7 +226,7 @@ def test_whoever_may_view_is_told_why_there_are_no_bytes(open_page: OpenPage, si
 
 def test_a_name_that_means_no_good_is_text(open_page: OpenPage, site: Site) -> None:
     client = site.device(STRANGE_NAME, "127.0.0.66")
-    page = opened(open_page, id_of(site, client))
+    page = opened(open_page, client)
     shown = r"<img src=x onerror=alert(1)>\u202e\x07"
     expect(page.locator("h1")).to_contain_text(shown)
     expect(page.locator(".connection-facts")).to_contain_text(shown)
@@ -245,12 +244,27 @@ def test_one_that_nobody_knows_is_said_to_be_so(open_page: OpenPage, site: Site,
 def test_one_that_has_left_the_memory_is_shown_from_the_history(
     open_page: OpenPage, site: Site
 ) -> None:
+    page = open_page("#/why")
     with site.connect() as client:
         exchange(client, b"bye")
-        row = json.loads(site.command("show", str(id_of(site, client)), "--json"))
-    page = open_page()
+        row = page.request.get(f"/api/v1/connections/{id_of(page, client)}").json()
+    past = f"/api/v1/history?filter=uid:{row['uid']}"
+    until(lambda: page.request.get(past).json()["rows"], "the history")
     missing = {"title": "Not Found", "status": 404, "detail": "no connection has the id"}
     page.route("**/api/v1/connections/*", lambda route: route.fulfill(status=404, json=missing))
     page.goto(f"/#/connections/{row['uid']}")
     expect(page.get_by_text("what the history has of it")).to_be_visible()
     expect(page.locator(".connection-state")).to_contain_text("Closed: client_closed")
+
+
+def test_one_that_the_server_has_forgotten_stays_as_it_was_seen(
+    open_page: OpenPage, site: Site
+) -> None:
+    client = site.connect()
+    page = opened(open_page, client)
+    expect(page.get_by_role("button", name="Close…")).to_be_visible()
+    missing = {"title": "Not Found", "status": 404, "detail": "no connection has the id"}
+    page.route("**/api/v1/connections/*", lambda route: route.fulfill(status=404, json=missing))
+    expect(page.get_by_text("this is what was seen last")).to_be_visible()
+    expect(page.locator(".connection-state")).to_contain_text("open")
+    expect(page.get_by_role("button", name="Close…")).to_have_count(0)

@@ -336,6 +336,7 @@ def test_who_has_a_certificate(world: World) -> None:
         ({"listen": TcpAddress("localhost", 9), "hosts": ("a.example",)}, "http://localhost:9"),
         ({"listen": TcpAddress("", 9), "tls": 1}, "https://localhost:9"),
         ({"listen": TcpAddress("::", 9), "tls": 1, "hosts": ("a.example",)}, "https://a.example:9"),
+        ({"hosts": ("mon.localhost",)}, "http://mon.localhost:9180"),
         ({"listen": UnixAddress("/x"), "hosts": ("a.example",)}, "https://a.example"),
     ],
 )

@@ -128,7 +128,7 @@ ROUTES = (
             of.integer(
                 "buckets",
                 f"The most parts that the time is divided into; {USUAL_BUCKETS} if left out.",
-                1,
+                2,
                 MOST_BUCKETS,
             ),
         ),

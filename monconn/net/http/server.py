@@ -61,6 +61,12 @@ MOST_HELD_BYTES = 1 << 14
 PIECE_BYTES = 1 << 16
 """Of an answer, written at a time: a client that does not read costs no more memory than this, as
 the answer itself is shared."""
+MOST_BODIES_BYTES = 64 << 20
+"""Of all answers that are being written, one that several clients share counting once. For one more
+the client is disconnected that has longest taken nothing."""
+MOST_LEAVING = 64
+"""Clients that have all they get, and whose connection is not closed yet: TLS has an end of its
+own, which they may wait with. More are disconnected at once."""
 MOST_UNSENT_BYTES = 1 << 20
 """What a stream may write although its client is slow; one that writes more is ended."""
 
@@ -122,6 +128,8 @@ class HttpFactory(Factory):
         """Those that get a stream."""
         self.leaving: set[_Client] = set()
         """Those that are closed once they have taken what is written."""
+        self.bodies = _Bodies()
+        """The answers that are being written."""
 
     def is_full(self) -> bool:
         """Whether all places are taken, by clients who have not had their time yet."""
@@ -168,10 +176,38 @@ class HttpFactory(Factory):
         self.clients[client] = None
         return True
 
+    def hold(self, body: bytes) -> None:
+        """Hold an answer for a client that is to take it, instead of older ones if need be."""
+        self.bodies.add(body)
+        while self.bodies.size > MOST_BODIES_BYTES:
+            oldest = next((each for each in self.clients if each.is_answered), None)
+            if oldest is None:
+                return
+            oldest.abort()
+
     def close(self) -> None:
         """Disconnect all clients, and end all streams."""
         for each in (*self.clients, *self.streams, *self.leaving):
             each.abort()
+
+
+class _Bodies:
+    """Bytes that are held for several clients at a time."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._counts: Counter[int] = Counter()
+
+    def add(self, body: bytes) -> None:
+        self._counts[id(body)] += 1
+        if self._counts[id(body)] == 1:
+            self.size += len(body)
+
+    def remove(self, body: bytes) -> None:
+        self._counts[id(body)] -= 1
+        if not self._counts[id(body)]:
+            del self._counts[id(body)]
+            self.size -= len(body)
 
 
 class _Phase(Enum):
@@ -234,6 +270,7 @@ class _Client(Protocol):
         self._body = bytearray()
         self._chunks = 0
         self._awaited: Deferred[Response] | None = None
+        self._answer_body = b""
         self._writer: _StreamWriter | None = None
         self._deadline: IDelayedCall | None = None
 
@@ -241,6 +278,11 @@ class _Client(Protocol):
     def is_waiting(self) -> bool:
         """Whether it waits for the handler."""
         return self._phase is _Phase.WAITING
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether its answer is being written."""
+        return self._phase is _Phase.ANSWERED
 
     @property
     def has_ended(self) -> bool:
@@ -300,7 +342,7 @@ class _Client(Protocol):
         must_read = (
             is_needed or self._phase is _Phase.ENDING or len(self._received) < MOST_HELD_BYTES
         )
-        if must_read != self._is_reading and not self._is_over:
+        if must_read != self._is_reading and not (self._is_over or self._has_ended_input):
             self._is_reading = must_read
             if must_read:
                 self.transport.resumeProducing()
@@ -489,7 +531,10 @@ class _Client(Protocol):
             body = response.body
             head = self._head_of(exchange, response)
         if isinstance(body, bytes):
-            self._write(_pieces(exchange, head, body if has_body else b""))
+            self._answer_body = body if has_body else b""
+            if self._answer_body:
+                self.factory.hold(self._answer_body)
+            self._write(_pieces(exchange, head, self._answer_body))
         elif has_body:
             self._stream(exchange, head, body)
         else:
@@ -530,6 +575,7 @@ class _Client(Protocol):
     def answered(self) -> None:
         """The whole answer is written: wait for the next request, or end."""
         exchange, self._exchange, self._request = self._exchange, None, None
+        self._release()
         limits = self.factory.limits
         is_kept = exchange is not None and exchange.our_state is exchange.their_state is h11.DONE
         if is_kept and limits.idle_seconds and not self._is_over:
@@ -549,6 +595,11 @@ class _Client(Protocol):
         else:
             self.transport.loseWriteConnection()
         self._pause_or_resume()
+
+    def _release(self) -> None:
+        body, self._answer_body = self._answer_body, b""
+        if body:
+            self.factory.bodies.remove(body)
 
     # -- streams
 
@@ -589,7 +640,10 @@ class _Client(Protocol):
 
     def leave(self) -> None:
         """Make room: what the kernel has of an answer is still delivered, what it lacks is not."""
-        if self._phase is _Phase.ENDING or (self._phase is _Phase.REQUESTING and self._is_idle):
+        has_all = self._phase is _Phase.ENDING or (
+            self._phase is _Phase.REQUESTING and self._is_idle
+        )
+        if has_all and len(self.factory.leaving) < MOST_LEAVING:
             self._forget()
             self.factory.leaving.add(self)
             self._deadline = self.factory.clock.callLater(LINGER_SECONDS, self.abort)
@@ -608,6 +662,7 @@ class _Client(Protocol):
         self.factory.streams.discard(self)
         self.factory.leaving.discard(self)
         self._received.clear()
+        self._release()
         self.set_no_deadline()
         awaited, self._awaited = self._awaited, None
         if awaited is not None:

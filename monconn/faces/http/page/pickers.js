@@ -229,9 +229,18 @@ export function textField({ label, value, onChange, placeholder = "", help = "" 
     autocomplete: "off",
     autocapitalize: "off",
     "aria-describedby": `${id}-problem`,
+    // While one types, and not when the field is left by a click: what is clicked would move away.
+    oninput: () => setProblem(""),
     onchange: () => onChange(input.value.trim()),
   });
   const element = h("div", { class: "picker picker-text" }, h("label", { for: id }, label), input, problem);
+
+  /** @param {string} text */
+  function setProblem(text) {
+    setText(problem, text);
+    setAttribute(input, "aria-invalid", text === "" ? null : "true");
+  }
+
   return {
     element,
     input,
@@ -240,10 +249,7 @@ export function textField({ label, value, onChange, placeholder = "", help = "" 
         input.value = text;
       }
     },
-    setProblem(text) {
-      setText(problem, text);
-      setAttribute(input, "aria-invalid", text === "" ? null : "true");
-    },
+    setProblem,
   };
 }
 

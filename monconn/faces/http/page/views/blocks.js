@@ -92,7 +92,7 @@ async function mount(root, params, context) {
       value: params.network ?? "",
       placeholder: "10.0.0.7 or 10.0.0.0/24",
       help: "An IP or a network.",
-      onChange: () => network.setProblem(""),
+      onChange: () => {},
     });
     const where = servicePicker(context, { value: params.service ?? "", onChange: () => {}, all: "at all services" });
     const time = h("select", { id: "block-time" }, ...TIMES.map(([value, text]) => h("option", { value }, text)));

@@ -2,7 +2,7 @@
 import { Problem, get } from "../api.js";
 import { stackedBars } from "../charts.js";
 import { chooseColumns, chosenColumns } from "../columns.js";
-import { REASON_SERIES, TickReasons } from "../connection/reasons.js";
+import { BUCKET_SECONDS, REASON_SERIES, TickReasons } from "../connection/reasons.js";
 import { notifyProblem } from "../dialogs.js";
 import { h, replace, setText } from "../dom.js";
 import { FilterField } from "../filter.js";
@@ -30,6 +30,8 @@ const PERIODS = /** @type {const} */ ([
 const BUCKETS = 60;
 /** More than there are bars of ten seconds in ten minutes: the server takes round lengths. */
 const SEED_BUCKETS = 65;
+/** When the history surely has what has ended before now. */
+const WRITTEN_MILLISECONDS = 3000;
 /** How often a longer period is asked for again. */
 const HISTORY_MILLISECONDS = 30_000;
 
@@ -62,6 +64,7 @@ class ClosedView {
     this.reasons = new TickReasons();
     this.askedAt = 0;
     this.historyNumber = 0;
+    this.seedTimer = 0;
     /** @type {string | null} Of which service `before` is; empty for all. */
     this.seedOf = null;
     /** @type {Bucket[]} What the history has of the time before this page was opened. */
@@ -161,6 +164,7 @@ class ClosedView {
   stop() {
     for (const leave of this.leaving.splice(0)) leave();
     this.historyNumber += 1;
+    clearTimeout(this.seedTimer);
     this.field.destroy();
     this.table.destroy();
     this.chart.remove();
@@ -231,16 +235,29 @@ class ClosedView {
   }
 
   /**
-   * What was before this page was opened, as the history has it: asked for once.
+   * What has ended before the first tick, as the history has it: asked for twice, as it is written
+   * a little later.
    *
    * @param {string} service Empty for all.
    */
   async seed(service) {
+    const until = this.reasons.firstAt;
+    if (until === null) return;
     this.seedOf = service;
     this.before = [];
+    clearTimeout(this.seedTimer);
+    this.seedTimer = setTimeout(() => this.askSeed(service, until), WRITTEN_MILLISECONDS);
+    await this.askSeed(service, until);
+  }
+
+  /**
+   * @param {string} service
+   * @param {number} until
+   */
+  async askSeed(service, until) {
     try {
-      const answer = await get("history/reasons", { since: "10m", buckets: SEED_BUCKETS, service });
-      if (this.seedOf !== service) return;
+      const answer = await get("history/reasons", { since: "10m", until, buckets: SEED_BUCKETS, service });
+      if (this.seedOf !== service || Number(answer.bucket_seconds) > BUCKET_SECONDS) return;
       this.before = bucketsOf(answer);
       this.drawChart();
     } catch (error) {

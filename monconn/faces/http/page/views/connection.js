@@ -186,6 +186,7 @@ class ConnectionView {
    */
   async forgotten(problem) {
     this.isForgotten = true;
+    this.drawButtons();
     const inHistory = this.context.session.has.history ? await this.fromHistory() : null;
     if (inHistory !== null) {
       this.row = inHistory;
@@ -224,6 +225,7 @@ class ConnectionView {
   show(row) {
     const before = this.row;
     this.row = row;
+    this.id = row.uid ?? this.id; // after a restart of the server, its number is that of another one
     const isOver = Boolean(row.closed_at);
     const name = row.facts?.mqtt_client_id;
     const title = name ? `${name} (${row.client})` : row.client;
@@ -385,7 +387,7 @@ class ConnectionView {
     look.addEventListener("change", () => view.setLook(look.value === "text" ? "text" : "hex"));
     replace(this.bytes, title, h("div", { class: "toolbar" }, record, tap, look), about, view.element);
 
-    const tapping = new Tapping(this.id, {
+    const tapping = new Tapping(() => this.row?.id, {
       events: (events) => view.add(events),
       state: (isOn, text) => {
         setText(tap, isOn ? "Stop the tap" : "Start a live tap");
@@ -420,7 +422,7 @@ class ConnectionView {
     });
     this.recordingKnown = (/** @type {Row} */ row) => {
       setText(record, row.recorded === undefined ? "Is there a recording?" : `Show the recording (${formatBytes(row.recorded)})`);
-      tap.hidden = Boolean(row.closed_at);
+      tap.hidden = Boolean(row.closed_at) || this.isForgotten;
       if (row.closed_at && tapping.isOn) tapping.stop("The connection has ended.");
     };
     this.leaving.push(() => {
@@ -436,7 +438,7 @@ class ConnectionView {
 /** The stream of one connection's bytes. */
 class Tapping {
   /**
-   * @param {string} id
+   * @param {() => number} id
    * @param {{events: (events: Row[]) => void, state: (isOn: boolean, text: string) => void}} listener
    */
   constructor(id, listener) {
@@ -458,7 +460,7 @@ class Tapping {
   start() {
     this.droppedBytes = 0;
     this.hasMissed = false;
-    const source = new EventSource(address("tap", { filter: `id:${this.id}` }));
+    const source = new EventSource(address("tap", { filter: `id:${this.id()}` }));
     this.source = source;
     this.listener.state(true, "Waiting for the server …");
     source.onopen = () => this.tell();
@@ -515,7 +517,7 @@ class Tapping {
     try {
       const abort = new AbortController();
       setTimeout(() => abort.abort(), 3000);
-      await get("tap", { filter: `id:${this.id}` }, { signal: abort.signal });
+      await get("tap", { filter: `id:${this.id()}` }, { signal: abort.signal });
       this.listener.state(false, "The tap has ended.");
     } catch (error) {
       if (error instanceof Problem) this.listener.state(false, `There is no tap: ${error.detail || error.title}`);

@@ -18,7 +18,7 @@ import { alarmTags, noDevices, stripKey } from "./devices.js";
  */
 
 const USUAL = "24h";
-const REFRESH_SECONDS = 5;
+const REFRESH_SECONDS = 3;
 const USUAL_ROWS = 200;
 const MOST_ROWS = 1000;
 

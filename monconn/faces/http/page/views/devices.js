@@ -20,7 +20,7 @@ const USUAL_AT_FIRST = "15m";
 const FIRST_SECONDS = 2700;
 /** By name: the order of the server, by when they were seen last, is another one each time. */
 const SORT = "device";
-const REFRESH_SECONDS = 5;
+const REFRESH_SECONDS = 3;
 /** Strips are asked for again after a part of their period, as they are no finer. */
 const LEAST_STRIP_SECONDS = 10;
 const STRIP_PARTS = 300;

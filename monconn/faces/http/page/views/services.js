@@ -101,7 +101,7 @@ class Card {
     this.down = h("b", { class: "figure" });
     this.upTotal = h("span", { class: "muted" });
     this.downTotal = h("span", { class: "muted" });
-    this.facts = h("dl", { class: "facts" });
+    this.facts = h("dl", { class: "service-facts" });
     this.actions = h("div", { class: "card-actions toolbar" });
     this.actionsFor = "";
     this.connectionsLine = sparkline({ label: `Connections of ${name}`, format: formatCount });

@@ -60,6 +60,8 @@ class Pages:
     """What the clients have seen."""
 
     ticks: int = 0
+    events: int = 0
+    missed: int = 0
     answers: int = 0
     answer_bytes: int = 0
     ages: list[int] = attrs.field(factory=list)
@@ -120,6 +122,26 @@ class Page:
         self._seen.answer_bytes += len(body)
         self._seen.ages.append(int(headers["age"]))
         self._seen.took.append(time.monotonic() - began)
+
+
+async def read_events(port: int, token: str, seen: Pages) -> None:
+    """Read the feed, until it is cancelled."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+    try:
+        writer.write(
+            f"GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+            f"Authorization: Bearer {token}\r\n\r\n".encode()
+        )
+        is_missed = False
+        while line := await reader.readline():
+            if line.startswith(b"event: "):
+                is_missed = line == b"event: missed\n"
+                seen.events += not is_missed
+            elif is_missed and line.startswith(b"data: "):
+                seen.missed += json.loads(line[6:])["events"]
+        seen.problems.append("the events have ended")
+    finally:
+        writer.close()
 
 
 async def fetch_metrics(port: int, token: str) -> dict[str, float]:
@@ -208,7 +230,7 @@ def monconn(folder: Path, backend: int, token: str) -> Iterator[tuple[int, int, 
 
 
 async def measure(
-    pid: int, port: int, token: str, pages: int, seconds: float, *, differ: bool
+    pid: int, port: int, token: str, pages: int, readers: int, seconds: float, *, differ: bool
 ) -> dict[str, Any]:
     """Have pages look for some time, and return what that has cost."""
     seen = Pages()
@@ -216,11 +238,13 @@ async def measure(
         asyncio.create_task(Page(port, token, query_of(each, differ=differ), seen).run())
         for each in range(pages)
     ]
+    looking += [asyncio.create_task(read_events(port, token, seen)) for _ in range(readers)]
     await asyncio.sleep(SETTLE_SECONDS)
     before = await fetch_metrics(port, token)
     await asyncio.sleep(0.1)
     ticks, answers, sent = seen.ticks, seen.answers, seen.answer_bytes
     seen.ages.clear()
+    seen.events = seen.missed = 0
     seen.took.clear()
     began, used = time.monotonic(), processes.cpu_seconds(pid)
     await asyncio.sleep(seconds)
@@ -239,6 +263,8 @@ async def measure(
         "ticks": ticks / passed,
         "answers": answers / passed,
         "bytes": sent / passed,
+        "events": seen.events / passed,
+        "missed": seen.missed / passed,
         "oldest": max(seen.ages, default=0),
         "age": statistics.mean(seen.ages) if seen.ages else 0.0,
         "took": sorted(seen.took),
@@ -262,6 +288,8 @@ def _print(title: str, found: dict[str, Any]) -> None:
             f" ({1e3 * took[int(len(took) * 0.99)]:.0f} ms at 99 %), {found['age']:.1f} s old"
             f" ({found['oldest']} s at most)"
         )
+    if found["events"]:
+        print(f"  {found['events']:.0f} events a second, and {found['missed']:.0f} missed")
     for each in dict.fromkeys(found["problems"]):
         print(f"  problem: {each}")
 
@@ -273,7 +301,8 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=CONNECTIONS)
     parser.add_argument("--a-second", type=int, default=A_SECOND, help="new connections")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each measurement")
-    parser.add_argument("--only", choices=("none", "alike", "different"))
+    parser.add_argument("--readers", type=int, default=10, help="of all events, in the last case")
+    parser.add_argument("--only", choices=("none", "alike", "different", "events"))
     options = parser.parse_args()
     token = secrets.token_urlsafe(32)
     with ExitStack() as stack:
@@ -292,13 +321,20 @@ def main() -> None:
         coming = [program, "connect", str(front), "16", of_slice, "60"]
         load = stack.enter_context(LoadProcess(coming))
         made = stack.enter_context(NewConnections(load, options.a_second))
-        cases = {"none": (0, False), "alike": (options.pages, False)}
-        cases["different"] = (options.pages, True)
-        for name, (pages, differ) in cases.items():
+        cases = {
+            "none": (0, 0, False),
+            "alike": (options.pages, 0, False),
+            "different": (options.pages, 0, True),
+            "events": (0, options.readers, False),
+        }
+        for name, (pages, readers, differ) in cases.items():
             if options.only in (None, name):
                 before, began = made.made, time.monotonic()
-                found = asyncio.run(measure(pid, web, token, pages, options.seconds, differ=differ))
-                _print(f"{pages} pages, {name}" if pages else "no pages", found)
+                found = asyncio.run(
+                    measure(pid, web, token, pages, readers, options.seconds, differ=differ)
+                )
+                who = f"{readers} readers" if readers else f"{pages} pages"
+                _print(f"{who}, {name}", found)
                 rate = (made.made - before) / (time.monotonic() - began)
                 print(f"  {rate:.0f} new connections a second", flush=True)
 

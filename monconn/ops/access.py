@@ -116,6 +116,9 @@ class Access(Service):
         self.tokens_path = files.tokens_path(config, config_path)
         self._keys_path = files.sessions_path(config, config_path)
         self._tokens = Tokens()
+        """Those in force."""
+        self._listed = Tokens()
+        """Those that the file had when it could be used last."""
         self._look = files.Look()
         self._fault = ""
         self._is_looking = False
@@ -123,6 +126,8 @@ class Access(Service):
         self._keys = SessionKeys.new()
         self._is_to_store = False
         self._storing: list[Deferred[None]] = []
+        self._ids: tuple[Tokens, SessionKeys, dict[str, Token]] = (self._tokens, self._keys, {})
+        """What sessions say of tokens, as it is with these tokens and this key."""
         self._codes = Codes(clock)
         self._timer: IDelayedCall | None = None
         self.port: int | None = None
@@ -184,9 +189,11 @@ class Access(Service):
             self._log.error("{fault}: no token is in force until then", fault=looked.fault)
         elif not looked.fault and self._fault:
             self._log.info("{path} can be used again", path=file_name(self.tokens_path))
-        before, self._tokens, self._fault = self._tokens, looked.tokens, looked.fault
-        if self.running and not looked.fault:
-            self._report_edit(before, looked.tokens)
+        self._tokens, self._fault = looked.tokens, looked.fault
+        if not looked.fault:
+            before, self._listed = self._listed, looked.tokens
+            if self.running:
+                self._report_edit(before, looked.tokens)
 
     def _report_edit(self, before: Tokens, after: Tokens) -> None:
         """Report what somebody has changed in the file."""
@@ -206,7 +213,7 @@ class Access(Service):
         def use(looked: files.Looked) -> T:
             self._changes += 1
             self._look, self._fault = looked.look, ""
-            self._tokens = looked.tokens or Tokens()
+            self._tokens = self._listed = looked.tokens or Tokens()
             return report()
 
         def explain(failure: Failure) -> T:
@@ -264,10 +271,18 @@ class Access(Service):
         """Whether a session has not ended, nor its token been revoked or changed."""
         if session.key_id != self._keys.key_id or not self._keys.is_open(session, self._wall()):
             return False
-        return not session.token or any(
-            session.token == self._keys.token_id(each.digest) and each.role == session.role
-            for each in self._tokens.known
-        )
+        if not session.token:
+            return True
+        token = self._token_of(session)
+        return token is not None and token.role == session.role
+
+    def _token_of(self, session: Session) -> Token | None:
+        """The token that a session was opened with, unless it was revoked."""
+        tokens, keys, found = self._ids
+        if tokens is not self._tokens or keys is not self._keys:
+            found = {self._keys.token_id(each.digest): each for each in self._tokens.known}
+            self._ids = self._tokens, self._keys, found
+        return found.get(session.token)
 
     def cookie_of(self, session: Session) -> str:
         """The value of a session's cookie, which lasts longer from now on."""
@@ -451,8 +466,9 @@ class Access(Service):
         if isinstance(listen, TcpAddress):
             scheme = "http" if self._config.tls is None else "https"
             host = listen.host
-            if self._config.tls is not None and hosts:
-                host = hosts[0]  # the certificate is for a name
+            # The certificate is for a name; and one of this machine's has cookies of its own.
+            if hosts and (self._config.tls is not None or hosts[0].endswith(".localhost")):
+                host = hosts[0]
             elif host in ("", "0.0.0.0", "::"):
                 host = "localhost"
             return f"{scheme}://{TcpAddress(host, self.port or listen.port)}"

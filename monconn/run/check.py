@@ -114,9 +114,9 @@ def _checks(config: Config, source: str) -> Iterator[tuple[Path, Callable[[], It
 
         yield ("manhole", "listen"), lambda: check_manhole(manhole)
     if http := config.http:
-        yield ("http", "tokens"), lambda: check_files(http, source)
         from monconn.faces.http.service import check_http
 
+        yield ("http", "tokens"), lambda: check_files(http, source)
         yield ("http", "listen"), lambda: check_http(http)
     for index, control in enumerate(config.control):
         above: Path = ("control",) if len(config.control) == 1 else ("control", index)

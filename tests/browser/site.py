@@ -83,8 +83,12 @@ class Site:
         until(lambda: _listens(self.port), "the HTTP port")
 
     def stop(self) -> None:
-        """End monconn in good order; the page is left without its server."""
+        """End monconn in good order, without waiting for live connections; the page is left
+        without its server."""
         assert self._monconn is not None
+        self._monconn.send(signal.SIGTERM)
+        process = self._monconn.program.process
+        until(lambda: "a second signal" in self.log or process.poll() is not None, "its end")
         self._monconn.send(signal.SIGTERM)
         self._monconn.status()
         self._monconn.close()

@@ -14,19 +14,20 @@ from functools import partial
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 
 from monconn.clock import Clock
 from monconn.model.record import iso_time
 from monconn.net.http.messages import Answer, Response
-from monconn.turns import worked_seconds
+from monconn.turns import TurnQueue, worked_seconds
 
 SHARE = 0.2
 """The most of the loop's time that goes into such answers, as a part of it."""
 BURST_SECONDS = 0.1
 """How much of that may be used at once, after a time in which nothing was asked."""
 MADE_AT_ONCE = 8
+ANSWERED_AT_ONCE = 8
 MOST_ANSWERS = 256
 """The most answers that are held, beside those that requests wait for."""
 MOST_BYTES = 16 * 1024 * 1024
@@ -55,7 +56,23 @@ class _Shared:
     @property
     def size(self) -> int:
         """The bytes that are held."""
-        return len(self.response.body) if self.response is not None else 0  # type: ignore[arg-type]
+        body = b"" if self.response is None else self.response.body
+        return len(body) if isinstance(body, bytes) else 0
+
+    def is_as_of(self, since: float, acted: int) -> bool:
+        """Whether there is an answer that is new enough.
+
+        :param since: when its making must have begun.
+        :param acted: the making that it must come after.
+        """
+        began, number = self.made
+        return self.response is not None and began >= since and number > acted
+
+    def aged(self, now: float) -> Response:
+        """The answer, with how old it is."""
+        assert self.response is not None
+        age = str(int(now - self.made[0]))
+        return attrs.evolve(self.response, headers=(*self.response.headers, ("Age", age)))
 
 
 def _leave(shared: _Shared, waiting: Deferred[Response]) -> None:
@@ -79,6 +96,8 @@ class SharedAnswers:
         self._left_seconds = BURST_SECONDS  # less than none after more was used
         self._counted_at = clock.seconds()
         self._worked_seconds = 0.0
+        self._turns = TurnQueue(clock)
+        self._is_choosing = False
         self._timer: IDelayedCall | None = None
         self._cleaner: IDelayedCall | None = None
 
@@ -115,44 +134,43 @@ class SharedAnswers:
         shared.make, shared.asked = make, now  # the latest: of times like 1h, the end moves on
         self._drop_oldest()
         _, acted = self._acted.get(name, (0.0, 0))
+        if shared.is_as_of(now - max_age, acted):
+            return succeed(shared.aged(now))
         result: Deferred[Response] = Deferred(partial(_leave, shared))
-        shared.waiting[result] = wanted = now - max_age, acted
-        if self._answer(shared, result, *wanted):
-            return result
+        shared.waiting[result] = now - max_age, acted
         if not (shared.is_queued or shared.making):
             shared.is_queued = True
             self._queue.append(shared)
             self._make_next()
-        if shared.is_queued and not result.called:
-            self._answer(shared, result, now - HELD_SECONDS, acted)
+        is_late = shared.is_queued and result in shared.waiting
+        if is_late and shared.is_as_of(now - HELD_SECONDS, acted):
+            del shared.waiting[result]
+            result.callback(shared.aged(now))
         return result
-
-    def _answer(
-        self, shared: _Shared, waiting: Deferred[Response], since: float, acted: int
-    ) -> bool:
-        """Answer one who waits, if there is an answer that is new enough.
-
-        :param since: when its making must have begun.
-        :param acted: the last making that it must come after.
-        """
-        began, number = shared.made
-        if shared.response is None or began < since or number <= acted:
-            return False
-        shared.waiting.pop(waiting, None)
-        age = int(self._clock.seconds() - began)
-        headers = (*shared.response.headers, ("Age", str(age)))
-        waiting.callback(attrs.evolve(shared.response, headers=headers))
-        return True
 
     # -- making them
 
     def _make_next(self) -> None:
+        if self._is_choosing:  # one was made at once: the loop below goes on
+            return
+        self._is_choosing = True
+        try:
+            self._choose()
+        finally:
+            self._is_choosing = False
+
+    def _choose(self) -> None:
+        begun = 0
         while self._queue and self._making < MADE_AT_ONCE and self._has_time():
+            if begun == MADE_AT_ONCE:
+                self._try_later(0)
+                break
             # Those that somebody waits for first: others have an older one meanwhile.
             shared = next((each for each in self._queue if each.waiting), self._queue[0])
             self._queue.remove(shared)
             shared.is_queued = False
             if shared.waiting or self._answers.get(shared.key) is shared:
+                begun += 1
                 self._make(shared)
 
     def _has_time(self) -> bool:
@@ -161,10 +179,12 @@ class SharedAnswers:
         self._count()
         if self._left_seconds > 0:
             return True
-        if self._timer is None:
-            pause = BURST_SECONDS / 10 - self._left_seconds / SHARE
-            self._timer = self._clock.callLater(pause, self._time_passed)
+        self._try_later(BURST_SECONDS / 10 - self._left_seconds / SHARE)
         return False
+
+    def _try_later(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = self._clock.callLater(seconds, self._time_passed)
 
     def _count(self) -> None:
         """Count what was worked in turns since the last call, all of it, if answers were made."""
@@ -194,16 +214,29 @@ class SharedAnswers:
             self._hold(shared, attrs.evolve(result, body=_with_time(result.body, at)), making)
         elif shared.response is None:
             self._drop(shared)  # nobody else is to find it; who waits is answered all the same
-        for each, wanted in tuple(shared.waiting.items()):
-            if is_held:
-                self._answer(shared, each, *wanted)
-            elif making[1] > wanted[1]:
-                shared.waiting.pop(each, None)
-                each.callback(result)
+        answered = [
+            each
+            for each, (since, acted) in shared.waiting.items()
+            if (shared.is_as_of(since, acted) if is_held else making[1] > acted)
+        ]
+        for number, each in enumerate(answered):
+            del shared.waiting[each]
+            answer = partial(self._answer, each, shared if is_held else result)
+            # To write an answer takes a fraction of a millisecond, and many may wait for this one.
+            if number < ANSWERED_AT_ONCE:
+                answer()
+            else:
+                self._turns.add(answer)
         if shared.waiting and not shared.is_queued:
             shared.is_queued = True
             self._queue.append(shared)
         self._make_next()
+
+    def _answer(self, waiting: Deferred[Response], result: Any) -> None:
+        if not waiting.called:  # else it has left
+            if isinstance(result, _Shared):
+                result = result.aged(self._clock.seconds())
+            waiting.callback(result)  # or the failure
 
     def close(self) -> None:
         """Hold nothing any more; who waits is not answered."""

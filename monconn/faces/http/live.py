@@ -30,6 +30,10 @@ TICK_SECONDS = 1.0
 RECENT_TICKS = 180
 RECENT_BYTES = 128 * 1024
 """The most ticks that are held for those who join, and the most bytes of them."""
+RARE_BYTES = 256 * 1024
+"""The most bytes of alarms and actions that are gathered to be sent; more are counted."""
+GATHERING_SECONDS = 0.05
+"""How long these are gathered, as there may be a thousand a second."""
 RECENT_FIELDS = ("sid", "connections", "total", "refused", "closed_by", "up", "down")
 """The fields of a service in a tick that is held: those that change, and lines are drawn of."""
 _RARE = "event:alarm event:action"
@@ -50,6 +54,11 @@ class Live:
         self._timer: IDelayedCall | None = None
         self._work: Deferred[None] | None = None
         self._subscription: Subscription | None = None
+        self._rare: list[bytes] = []  # alarms and actions to be sent
+        self._rare_bytes = 0
+        self._dropped = 0  # how many of them were not held
+        self._gathering: IDelayedCall | None = None
+        self._sending: Deferred[None] | None = None
         self._sequence = 0
         self._latest: bytes | None = None
         self._recent: deque[bytes] = deque()
@@ -77,9 +86,9 @@ class Live:
         first = RETRY + json_event("hello", hello)
         if self._recent:
             first += event_bytes("recent", b'{"ticks":[' + b",".join(self._recent) + b"]}")
-        stream.send(first + (self._latest or b""))
         self._streams[stream] = 0
-        if len(self._streams) == 1:
+        stream.send(first + (self._latest or b""))
+        if len(self._streams) == 1 and self._subscription is None:
             self._subscription = self._operations.subscribe(self._happened, filter=_RARE)
             self._begin_tick()
 
@@ -92,8 +101,14 @@ class Live:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._work is not None:
-            self._work.cancel()
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        self._rare.clear()
+        self._rare_bytes = self._dropped = 0
+        for work in (self._work, self._sending):
+            if work is not None:
+                work.cancel()
         # What follows after a while in which nobody counted is no part of the same line.
         self._latest = None
         self._recent.clear()
@@ -152,12 +167,40 @@ class Live:
 
     def _happened(self, event: FeedEvent) -> None:
         encoded = event_bytes(event.kind, event.encode())
+        if self._rare_bytes + len(encoded) > RARE_BYTES:
+            self._dropped += 1
+        else:
+            self._rare.append(encoded)
+            self._rare_bytes += len(encoded)
+        if self._gathering is None and self._sending is None:
+            self._gathering = self._clock.callLater(GATHERING_SECONDS, self._send_rare)
+
+    def _send_rare(self) -> None:
+        self._gathering = None
+
+        def finished(failure: Failure | None) -> None:
+            self._sending = None
+            if failure is not None and not failure.check(CancelledError):
+                self._log.failure("alarms and actions could not be sent", failure)
+            if self._rare or self._dropped:
+                self._gathering = self._clock.callLater(GATHERING_SECONDS, self._send_rare)
+
+        self._sending = in_turns(self._clock, self._sending_rare())
+        self._sending.addBoth(finished)
+
+    def _sending_rare(self) -> Iterator[None]:
+        count, data, dropped = len(self._rare), b"".join(self._rare), self._dropped
+        self._rare.clear()
+        self._rare_bytes = self._dropped = 0
         for stream in tuple(self._streams):
-            if stream.is_slow:
-                self._streams[stream] += 1
-            else:
-                self._send_missed(stream)
-                stream.send(encoded)
+            if stream in self._streams:
+                self._streams[stream] += dropped
+                if stream.is_slow:
+                    self._streams[stream] += count
+                else:
+                    stream.send(data)
+                    self._send_missed(stream)
+            yield
 
     def _resumed(self, stream: EventStream) -> None:
         self._send_missed(stream)

@@ -18,11 +18,12 @@ from monconn.clock import Clock
 from monconn.config.sections import HttpConfig, HttpTlsConfig
 from monconn.errors import ListenError, Remark
 from monconn.faces.http.app import ROUTES, HttpApp
-from monconn.faces.http.guard import Guard
+from monconn.faces.http.guard import MOST_WAITING, SECURITY_HEADERS, Guard
 from monconn.faces.http.health import health_routes
 from monconn.faces.http.page_files import PageFiles
 from monconn.faces.http.routes import Call, Route
 from monconn.log import Logger
+from monconn.net.descriptors import USEFUL_LIMIT, limit_of, reserve_of
 from monconn.net.http.messages import Answer, Handler, Request
 from monconn.net.listen import (
     Listener,
@@ -46,8 +47,8 @@ if TYPE_CHECKING:  # needs h11
     from monconn.net.http.server import HttpFactory
 
 MOST_CLIENTS = 256
-"""A browser has up to six connections to a host. With all that is held for one, they cost 24 MiB at
-most."""
+"""A browser has up to six connections to a host. One that is idle costs 3 KiB, one that sends as
+much as it may 100 KiB. Where the limit on descriptors is low, there are fewer."""
 MOST_STREAMS = 128
 """Whoever has one is known."""
 MOST_HEAD_BYTES = 1 << 14
@@ -122,7 +123,10 @@ class HttpService(Service):
             return
         address = self._config.listen
         with _errors():
-            self._factory = factory = make_factory(self._app, self._clock)
+            limit = limit_of(self._reactor)
+            self._factory = factory = make_factory(self._app, self._clock, limit)
+            # One that waits keeps its place: those who guess must not take all of them.
+            self._guard.most_waiting = min(MOST_WAITING, factory.limits.clients // 4)
             served: IProtocolFactory = factory
             if self._config.tls is not None:
                 self._tls = _TlsConnections(*_read_tls(self._config.tls))
@@ -205,9 +209,11 @@ def _errors() -> Iterator[None]:
         raise ListenError(f"http: {error}", error.key) from error
 
 
-def make_factory(handler: Handler, clock: Clock) -> HttpFactory:
+def make_factory(handler: Handler, clock: Clock, descriptors: int = USEFUL_LIMIT) -> HttpFactory:
     """The server, with its limits.
 
+    :param descriptors: how many the process may have. Clients and streams take three fifths of
+        those that are held back for admin interfaces and files, at most.
     :raises ListenError: the library is missing.
     """
     try:
@@ -216,8 +222,10 @@ def make_factory(handler: Handler, clock: Clock) -> HttpFactory:
         if error.name != "h11":
             raise
         raise ListenError("needs h11: pip install 'monconn[http]'") from None
-    limits = Limits(MOST_CLIENTS, MOST_STREAMS, MOST_HEAD_BYTES, MOST_BODY_BYTES, IDLE_SECONDS)
-    return HttpFactory(handler, clock, limits)
+    fifth = max(reserve_of(descriptors) // 5, 2)
+    clients, streams = min(MOST_CLIENTS, 2 * fifth), min(MOST_STREAMS, fifth)
+    limits = Limits(clients, streams, MOST_HEAD_BYTES, MOST_BODY_BYTES, IDLE_SECONDS)
+    return HttpFactory(handler, clock, limits, SECURITY_HEADERS)
 
 
 def _read_tls(config: HttpTlsConfig) -> tuple[ServerTls, bytes]:

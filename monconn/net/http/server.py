@@ -36,7 +36,7 @@ from zope.interface import implementer
 from monconn.addresses import plain_ip
 from monconn.clock import Clock
 from monconn.log import Logger
-from monconn.net.http.messages import Handler, Request, Response, Stream, problem
+from monconn.net.http.messages import Handler, Headers, Request, Response, Stream, problem
 from monconn.turns import TurnQueue
 
 CLIENTS_PER_TURN = 8
@@ -61,6 +61,12 @@ MOST_HELD_BYTES = 1 << 14
 PIECE_BYTES = 1 << 16
 """Of an answer, written at a time: a client that does not read costs no more memory than this, as
 the answer itself is shared."""
+MOST_BODIES_BYTES = 64 << 20
+"""Of all answers that are being written, one that several clients share counting once. For one more
+the client is disconnected that has longest taken nothing."""
+MOST_LEAVING = 64
+"""Clients that have all they get, and whose connection is not closed yet: TLS has an end of its
+own, which they may wait with. More are disconnected at once."""
 MOST_UNSENT_BYTES = 1 << 20
 """What a stream may write although its client is slow; one that writes more is ended."""
 
@@ -96,14 +102,22 @@ class HttpFactory(Factory):
 
     :param handler: answers requests; called in the reactor's thread.
     :param clock: monotonic time and timers.
+    :param headers: those of answers that are not the handler's, such as to what is malformed.
     """
 
     noisy = False
     batch = CLIENTS_PER_TURN
     retry_seconds = GRACE_SECONDS
 
-    def __init__(self, handler: Handler, clock: Clock, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        clock: Clock,
+        limits: Limits | None = None,
+        headers: Headers = (),
+    ) -> None:
         self.handler = handler
+        self.headers = headers
         self.clock = clock
         self.limits = Limits() if limits is None else limits
         self.queue = TurnQueue(clock)
@@ -114,6 +128,8 @@ class HttpFactory(Factory):
         """Those that get a stream."""
         self.leaving: set[_Client] = set()
         """Those that are closed once they have taken what is written."""
+        self.bodies = _Bodies()
+        """The answers that are being written."""
 
     def is_full(self) -> bool:
         """Whether all places are taken, by clients who have not had their time yet."""
@@ -160,10 +176,40 @@ class HttpFactory(Factory):
         self.clients[client] = None
         return True
 
+    def hold(self, body: bytes) -> None:
+        """Hold an answer for a client that is to take it, instead of older ones if need be."""
+        self.bodies.add(body)
+        while self.bodies.size > MOST_BODIES_BYTES:
+            oldest = next((each for each in self.clients if each.is_answered), None)
+            if oldest is None:
+                return
+            oldest.abort()
+
     def close(self) -> None:
         """Disconnect all clients, and end all streams."""
         for each in (*self.clients, *self.streams, *self.leaving):
             each.abort()
+
+
+class _Bodies:
+    """Bytes that are held for several clients at a time."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._counts: Counter[int] = Counter()
+
+    def add(self, body: bytes) -> None:
+        """Hold one for one more client."""
+        self._counts[id(body)] += 1
+        if self._counts[id(body)] == 1:
+            self.size += len(body)
+
+    def remove(self, body: bytes) -> None:
+        """Hold it for one less."""
+        self._counts[id(body)] -= 1
+        if not self._counts[id(body)]:
+            del self._counts[id(body)]
+            self.size -= len(body)
 
 
 class _Phase(Enum):
@@ -221,11 +267,14 @@ class _Client(Protocol):
         """The present request and its answer; None until its head is there."""
         self._request: Request | None = None
         """The same, without its body."""
+        self._is_head = False
+        """Whether its method is HEAD: the answer has no body then."""
         self._is_whole = False
-        """Whether all of the present request was received."""
+        """Whether all of it was received."""
         self._body = bytearray()
         self._chunks = 0
         self._awaited: Deferred[Response] | None = None
+        self._answer_body = b""
         self._writer: _StreamWriter | None = None
         self._deadline: IDelayedCall | None = None
 
@@ -233,6 +282,11 @@ class _Client(Protocol):
     def is_waiting(self) -> bool:
         """Whether it waits for the handler."""
         return self._phase is _Phase.WAITING
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether its answer is being written."""
+        return self._phase is _Phase.ANSWERED
 
     @property
     def has_ended(self) -> bool:
@@ -292,7 +346,7 @@ class _Client(Protocol):
         must_read = (
             is_needed or self._phase is _Phase.ENDING or len(self._received) < MOST_HELD_BYTES
         )
-        if must_read != self._is_reading and not self._is_over:
+        if must_read != self._is_reading and not (self._is_over or self._has_ended_input):
             self._is_reading = must_read
             if must_read:
                 self.transport.resumeProducing()
@@ -339,7 +393,9 @@ class _Client(Protocol):
             or end.start() > most
             or received.count(b"\n", 0, end.start()) > MOST_HEADERS
         ):
-            raise _Refused(431, f"of at most {most} bytes and {MOST_HEADERS} headers")
+            status = 431 if b"\n" in received[:most] else 414  # is it the target that is too long?
+            detail = f"the head of a request may have {most} bytes and {MOST_HEADERS} headers"
+            raise _Refused(status, detail)
         head = bytes(received[: end.end()])
         del received[: end.end()]
         self._searched = 0
@@ -349,7 +405,6 @@ class _Client(Protocol):
         """Begin with a request whose head is there."""
         # An exchange of its own for each, which takes 10 µs: so none is kept while idle.
         exchange = self._exchange = h11.Connection(h11.SERVER)
-        self._request = None
         self._is_whole = False
         self._body.clear()
         self._chunks = 0
@@ -358,6 +413,7 @@ class _Client(Protocol):
         exchange.receive_data(raw)
         head = exchange.next_event()
         assert isinstance(head, h11.Request)  # as there is a whole head
+        self._is_head = head.method == b"HEAD"
         if head.http_version[:1] != b"1":
             raise _Refused(505, "the version must be HTTP/1.1")
         if head.method == b"CONNECT":
@@ -408,7 +464,7 @@ class _Client(Protocol):
             answer = self.factory.handler(request)
         except Exception:
             self._log.failure("a request could not be answered")
-            answer = problem(500)
+            answer = self._own(500)
         if isinstance(answer, Deferred):
             self._awaited = answer
             answer.addCallbacks(
@@ -449,44 +505,44 @@ class _Client(Protocol):
         exchange = self._exchange or h11.Connection(h11.SERVER)
         self._received.clear()
         self._phase = _Phase.WAITING
-        self._answer(exchange, problem(refused.status, refused.detail))
+        self._answer(exchange, self._own(refused.status, refused.detail))
 
     def _fail(self, exchange: h11.Connection, failure: Failure) -> None:
         if not self._is_over and self._awaited is not None and self._exchange is exchange:
             self._log.failure("a request could not be answered", failure)
-            self._answer(exchange, problem(500))
+            self._answer(exchange, self._own(500))
 
     def _answer(self, exchange: h11.Connection, response: Response) -> None:
         """Begin to write an answer."""
         self._awaited = None
-        body = response.body
-        is_stream = not isinstance(body, bytes)
         if self._is_over or self._phase is not _Phase.WAITING:
-            if not isinstance(body, bytes):
-                body.stop()
+            _drop(response)
             return
-        if not isinstance(body, bytes) and len(self.factory.streams) >= self.factory.limits.streams:
-            body.stop()
-            response = problem(503, "there are too many streams", (("Retry-After", "10"),))
-            body = response.body
-        is_head = self._request is not None and self._request.method == "HEAD"
-        has_body = response.status not in (204, 304) and not is_head
+        streams, most = len(self.factory.streams), self.factory.limits.streams
+        if not isinstance(response.body, bytes) and streams >= most:
+            _drop(response)
+            response = self._own(503, "there are too many streams", (("Retry-After", "10"),))
         try:
             head = self._head_of(exchange, response)
         except Exception:
             self._log.failure("an answer could not be written")
-            if is_stream and not isinstance(body, bytes):
-                body.stop()
-            response = problem(500)
-            body = response.body
+            _drop(response)
+            response = self._own(500)
             head = self._head_of(exchange, response)
-        if isinstance(body, bytes):
-            self._write(_pieces(exchange, head, body if has_body else b""))
-        elif has_body:
-            self._stream(exchange, head, body)
-        else:
-            body.stop()
+        if self._is_head or response.status in (204, 304):
+            _drop(response)
             self._write(_pieces(exchange, head, b""))
+        elif isinstance(response.body, bytes):
+            if response.body:
+                self._answer_body = response.body
+                self.factory.hold(response.body)
+            self._write(_pieces(exchange, head, response.body))
+        else:
+            self._stream(exchange, head, response.body)
+
+    def _own(self, status: int, detail: str = "", headers: Headers = ()) -> Response:
+        """An answer that is not the handler's."""
+        return problem(status, detail, (*headers, *self.factory.headers))
 
     def _head_of(self, exchange: h11.Connection, response: Response) -> bytes:
         headers = [("Date", formatdate(usegmt=True))]
@@ -518,6 +574,8 @@ class _Client(Protocol):
     def answered(self) -> None:
         """The whole answer is written: wait for the next request, or end."""
         exchange, self._exchange, self._request = self._exchange, None, None
+        self._is_head = False
+        self._release()
         limits = self.factory.limits
         is_kept = exchange is not None and exchange.our_state is exchange.their_state is h11.DONE
         if is_kept and limits.idle_seconds and not self._is_over:
@@ -537,6 +595,11 @@ class _Client(Protocol):
         else:
             self.transport.loseWriteConnection()
         self._pause_or_resume()
+
+    def _release(self) -> None:
+        body, self._answer_body = self._answer_body, b""
+        if body:
+            self.factory.bodies.remove(body)
 
     # -- streams
 
@@ -577,7 +640,10 @@ class _Client(Protocol):
 
     def leave(self) -> None:
         """Make room: what the kernel has of an answer is still delivered, what it lacks is not."""
-        if self._phase is _Phase.ENDING or (self._phase is _Phase.REQUESTING and self._is_idle):
+        has_all = self._phase is _Phase.ENDING or (
+            self._phase is _Phase.REQUESTING and self._is_idle
+        )
+        if has_all and len(self.factory.leaving) < MOST_LEAVING:
             self._forget()
             self.factory.leaving.add(self)
             self._deadline = self.factory.clock.callLater(LINGER_SECONDS, self.abort)
@@ -596,6 +662,7 @@ class _Client(Protocol):
         self.factory.streams.discard(self)
         self.factory.leaving.discard(self)
         self._received.clear()
+        self._release()
         self.set_no_deadline()
         awaited, self._awaited = self._awaited, None
         if awaited is not None:
@@ -619,7 +686,7 @@ class _Client(Protocol):
             awaited, self._awaited = self._awaited, None
             exchange = self._exchange
             assert exchange is not None
-            self._answer(exchange, problem(503, f"no answer within {ANSWER_SECONDS:g} s"))
+            self._answer(exchange, self._own(503, f"no answer within {ANSWER_SECONDS:g} s"))
             if awaited is not None:
                 awaited.cancel()
         else:
@@ -647,6 +714,12 @@ class _PieceProducer:
 
     def stopProducing(self) -> None:
         """Implements ``IProducer.stopProducing``: the connection is lost."""
+
+
+def _drop(response: Response) -> None:
+    """Do not send an answer, of which only a stream has to know."""
+    if not isinstance(response.body, bytes):
+        response.body.stop()
 
 
 def _pieces(exchange: h11.Connection, head: bytes, body: bytes) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from monconn.errors import QuestionError
 from monconn.faces.http.answers import (
+    ANSWERED_AT_ONCE,
     BURST_SECONDS,
     HELD_SECONDS,
     MADE_AT_ONCE,
@@ -19,7 +20,7 @@ from monconn.faces.http.answers import (
     SharedAnswers,
 )
 from monconn.net.http.messages import Answer, Response
-from monconn.turns import in_turns
+from monconn.turns import QUEUE_SECONDS, in_turns
 from tests.turning import TurnClock
 
 
@@ -114,6 +115,49 @@ def test_those_who_come_while_it_is_made_wait_for_it(answers: SharedAnswers, mak
     assert make.made == 1
     make.later[0].callback(answer(7))
     assert [number_of(each) for each in waiting] == [7, 7, 7]
+
+
+def test_many_who_wait_are_answered_in_several_turns(
+    clock: TurnClock, answers: SharedAnswers, make: Maker
+) -> None:
+    make.is_later = True
+    waiting = [answers.get("list", 1.0, make) for _ in range(5 * ANSWERED_AT_ONCE)]
+
+    def write(response: Response) -> Response:
+        clock.work(QUEUE_SECONDS / 4)
+        return response
+
+    for each in waiting:
+        each.addCallback(write)
+    waiting[-2].addErrback(lambda failure: failure.trap(CancelledError))
+    make.later[0].callback(answer(7))
+    waiting[-2].cancel()
+    assert sum(each.called for each in waiting) == ANSWERED_AT_ONCE + 1
+    turns = 0
+    while not waiting[-1].called:
+        before = sum(each.called for each in waiting)
+        clock.turn()
+        assert sum(each.called for each in waiting) - before <= 5
+        turns += 1
+    assert turns > 5
+    assert number_of(waiting[0]) == number_of(waiting[-1]) == 7
+
+
+def test_many_that_are_made_at_once_are_made_in_several_turns(clock: TurnClock) -> None:
+    answers, make = SharedAnswers(clock), Maker(clock)
+    answers.get("long", 1.0, Maker(clock, work_seconds=BURST_SECONDS * 2))
+    while answers._making:
+        clock.turn()
+    waiting = [answers.get(number, 1.0, make) for number in range(MOST_ANSWERS)]
+    assert make.made == 0
+    clock.work(60)
+    clock.turn()
+    assert make.made == MADE_AT_ONCE
+    for _ in range(MOST_ANSWERS // MADE_AT_ONCE):
+        before = make.made
+        clock.turn()
+        assert make.made - before <= MADE_AT_ONCE
+    assert all(each.called for each in waiting)
 
 
 def test_one_who_leaves_takes_it_from_nobody(answers: SharedAnswers, make: Maker) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -22,12 +22,15 @@ from monconn.faces.http.guard import (
     CONTENT_SECURITY_POLICY,
     FAILURE_SECONDS,
     MOST_WAITING,
+    SECURITY_HEADERS,
     Guard,
     Unknown,
     _authority,
 )
+from monconn.faces.http.service import make_factory
 from monconn.net.http.messages import Answer, Request, Response
 from tests.logged import logged_lines
+from tests.net.http.clients import Clients
 from tests.ops.access_world import ROOT, World, result, world_in
 from tests.properties import examples
 
@@ -146,6 +149,8 @@ def test_the_health_of_the_server_is_no_secret(guard: Guard) -> None:
         (TcpAddress("", 9180), "192.0.2.7", True),  # no name leads to an address
         (TcpAddress("0.0.0.0", 9180), "[2001:db8::1]:1", True),
         (TcpAddress("::", 9180), "evil.example", False),
+        (TcpAddress("", 9180), ".", False),
+        (TcpAddress("", 9180), "", False),
         (UnixAddress("/x"), "localhost", True),
         (UnixAddress("/x"), "evil.example", False),
     ],
@@ -164,6 +169,27 @@ def test_the_address_that_is_listened_on(
 def test_whatever_is_named(text: str) -> None:
     found = _authority(text)
     assert found is None or re.fullmatch(r"[0-9a-z:._-]+", found[0] + found[1])
+
+
+VALUES = st.one_of(
+    st.text(max_size=40),
+    st.from_regex(r"https?://[a-z0-9.:\[\]@/]{0,20}"),
+    st.sampled_from(["null", "same-origin", "cross-site", f"http://{OURS}", "Bearer x", "Bearer "]),
+)
+NAMES = ("host", "origin", "sec-fetch-site", "authorization", "cookie", "sec-fetch-mode")
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES), st.text(max_size=20), st.booleans())
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_request_says_it_is_of_nobody(
+    guard: Guard, headers: dict[str, str], path: str, is_tls: bool
+) -> None:
+    for method in ("GET", "POST"):
+        made = Request(method, path, headers=headers, is_tls=is_tls)
+        refused = guard.check(made)
+        assert refused is None or refused.status in (403, 421)
+        assert isinstance(guard.identify(made), Unknown)
+        guard.secured(made, Response())
 
 
 # -- pages of other origins
@@ -391,7 +417,7 @@ def test_guesses_are_logged_and_not_each(world: World, guard: Guard) -> None:
         world.clock.advance(2)
     assert len(lines) <= 5
     assert "from 192.0.2.1: the token is wrong" in lines[0]
-    assert "498 from 192.0.2.1" in lines[-1]
+    assert "498 the token is wrong" in lines[-1]
     assert not any("Bearer" in each or "wrong " in each for each in lines[:1])
 
 
@@ -548,6 +574,36 @@ def test_what_an_answer_says_itself_stays(guard: Guard) -> None:
     own = Response(headers=(("cache-control", "no-cache"), ("ETag", '"1"')))
     sent = guard.secured(request(), own).headers
     assert [value for name, value in sent if name.lower() == "cache-control"] == ["no-cache"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 5000 + b"\r\n", 431),
+        (b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n", 421),
+        (b"GET http://u@localhost/ HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET http://localhost/ HTTP/1.1\r\nHost: evil.example\r\n\r\n", 200),  # RFC 9112, 3.2.2
+        (b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421),
+        (b"GET / HTTP/1.0\r\n\r\n", 421),
+    ],
+)
+def test_what_the_server_answers_itself_has_them_too(
+    world: World, guard: Guard, sent: bytes, expected: int
+) -> None:
+    def answer(request: Request) -> Response:
+        refused = guard.check(request)
+        return guard.secured(request, Response() if refused is None else refused)
+
+    clients = Clients(make_factory(answer, world.clock), world.clock)
+    client = clients.connect(sent)
+    client.read_all()
+    head = bytes(client.written).partition(b"\r\n\r\n")[0].decode("latin-1")
+    assert head.startswith(f"HTTP/1.1 {expected} ")
+    for name, value in SECURITY_HEADERS:
+        assert head.count(f"\r\n{name}: {value}") == 1
+    clients.factory.close()
 
 
 # -- streams

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from monconn.faces.http.caller import Caller
-from monconn.faces.http.live import RECENT_FIELDS, RECENT_TICKS
+from monconn.faces.http.live import GATHERING_SECONDS, RECENT_FIELDS, RECENT_TICKS
 from monconn.faces.http.shared import Shared
 from monconn.model.actions import OWN_CODE
 from monconn.model.alarms import Alarm
@@ -113,6 +113,7 @@ def test_alarms_and_actions_come_as_they_happen(world: World, shared: Shared) ->
     world.connect("web", "192.0.2.1")
     world.registry.get("web").alarm(Alarm("silent", "web", "192.0.2.1", 1.0, False, "said nothing"))
     world.operations.block(OWN_CODE, "192.0.2.1")
+    world.clock.advance(GATHERING_SECONDS)
     alarm, action = client.take()
     assert (alarm.event, alarm.data["alarm"]) == ("alarm", "silent")
     assert (action.event, action.data["action"]) == ("action", "block")
@@ -134,6 +135,7 @@ def test_a_slow_reader_is_told_what_it_has_missed(world: World, shared: Shared) 
     world.clock.pump([1, 1, 1])
     world.operations.block(OWN_CODE, "192.0.2.1")
     world.operations.unblock(OWN_CODE, "192.0.2.1")
+    world.clock.advance(GATHERING_SECONDS)
     assert client.take() == []
     client.catch_up()
     (missed,) = client.take()
@@ -141,6 +143,25 @@ def test_a_slow_reader_is_told_what_it_has_missed(world: World, shared: Shared) 
     world.clock.advance(1)
     (tick,) = client.take()
     assert (tick.event, tick.data["sequence"]) == ("tick", 5)
+
+
+def test_many_alarms_are_written_together_and_within_a_bound(
+    world: World, shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = watch(shared)
+    client.take()
+    for number in range(30):
+        world.operations.block(OWN_CODE, f"192.0.2.{number}")
+    world.clock.advance(GATHERING_SECONDS)
+    assert len(client.writer.written) == 1
+    assert len(client.take()) == 30
+    monkeypatch.setattr("monconn.faces.http.live.RARE_BYTES", 1000)
+    for number in range(30):
+        world.operations.unblock(OWN_CODE, f"192.0.2.{number}")
+    world.clock.advance(GATHERING_SECONDS)
+    *actions, missed = client.take()
+    assert 0 < len(actions) < 5
+    assert missed.data == {"events": 30 - len(actions)}
 
 
 def test_a_service_that_comes_and_goes_is_in_the_ticks(world: World, shared: Shared) -> None:

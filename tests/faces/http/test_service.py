@@ -16,12 +16,15 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from monconn.errors import ConfigError
 from monconn.faces.http.page_files import PageFiles
 from monconn.faces.http.problems import Problem
-from monconn.net.http.messages import Request
+from monconn.faces.http.service import make_factory
+from monconn.net.descriptors import USEFUL_LIMIT, reserve_of
+from monconn.net.http.messages import Request, Response
 from monconn.run.sources import load
 from tests.certificates import Certificate, make_certificate
 from tests.run.reloading import ADMIN, World
@@ -186,6 +189,16 @@ async def test_clients_that_hold_all_places_keep_no_other_out(world: World) -> N
     assert len(world.app._http._factory.clients) <= most
 
 
+@pytest.mark.parametrize(
+    ("descriptors", "expected"),
+    [(USEFUL_LIMIT, (256, 128)), (5120, (256, 128)), (1024, (50, 25)), (64, (4, 2))],
+)
+def test_few_descriptors_are_few_clients(descriptors: int, expected: tuple[int, int]) -> None:
+    limits = make_factory(PageFiles(), Clock(), descriptors).limits  # type: ignore[arg-type]
+    assert (limits.clients, limits.streams) == expected
+    assert sum(expected) <= max(reserve_of(descriptors), 6)
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_ends_its_side_is_answered(world: World) -> None:
     port = start(world)
@@ -279,8 +292,6 @@ async def test_a_long_answer_and_pipelined_requests_over_tls(
     app = world.app._http._app
     body = bytes(range(256)) * 4000
     elsewhere = app._elsewhere
-    from monconn.net.http.messages import Response
-
     app._elsewhere = lambda request: (
         Response(200, body) if request.path == "/long" else elsewhere(request)
     )
@@ -440,3 +451,14 @@ def test_files_can_only_be_read(page: Callable[..., Any]) -> None:
     with pytest.raises(Problem) as raised:
         page("/", "POST")
     assert (raised.value.status, raised.value.headers) == (405, (("Allow", "GET, HEAD"),))
+
+
+@pytest_twisted.ensureDeferred
+async def test_those_who_guess_leave_places_for_others(world: World) -> None:
+    port = start(world)
+    service: Any = world.app._http
+    assert service._guard.most_waiting == service._factory.limits.clients // 4 == 64
+    service._guard.most_waiting = 0
+    wrong = {"Authorization": f"Bearer {'x' * 43}"}
+    assert (await ask(port, "/api/v1/session", headers=wrong))[0] == 429
+    assert (await ask(port, "/api/v1/session", headers=await token_of(world, "view")))[0] == 200

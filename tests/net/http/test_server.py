@@ -199,6 +199,41 @@ def test_a_long_answer_is_complete_in_pieces(either: World) -> None:
     assert client.most_unread <= http_server.PIECE_BYTES + 500
 
 
+def test_answers_that_are_not_read_take_so_much_together(either: World) -> None:
+    size = http_server.MOST_BODIES_BYTES // 8
+    either.answers["/"] = lambda: Response(200, bytes(size))
+    clients = [either.connect(GET) for _ in range(20)]
+    assert [each.how_closed for each in clients] == ["aborted"] * 12 + [None] * 8
+    assert either.factory.bodies.size == 8 * size
+    clients[12].unread = 0
+    clients[12].producer.resumeProducing()  # one that reads stays longer
+    either.connect(GET)
+    assert [each.how_closed for each in clients[12:15]] == [None, "aborted", None]
+    clients[12].read_all()
+    assert len(body_of(clients[12])) == size
+
+
+def test_an_answer_that_many_share_counts_once(either: World) -> None:
+    body = bytes(http_server.MOST_BODIES_BYTES // 2)
+    either.answers["/"] = lambda: Response(200, body)
+    clients = [either.connect(GET) for _ in range(20)]
+    assert {each.how_closed for each in clients} == {None}
+    assert either.factory.bodies.size == len(body)
+    either.factory.close()
+    assert either.factory.bodies.size == 0
+
+
+def test_an_answer_that_is_longer_than_all_may_be_gives_way_to_the_next(either: World) -> None:
+    either.answers["/"] = lambda: Response(200, bytes(http_server.MOST_BODIES_BYTES + 1))
+    long = either.connect(GET)
+    assert (status(long), long.how_closed) == (200, None)
+    either.answers["/"] = lambda: Response(200, b"hello\n")
+    client = either.connect(GET)
+    client.read_all()
+    assert (status(client), long.how_closed) == (200, "aborted")
+    assert either.factory.bodies.size == 0
+
+
 @pytest.mark.parametrize("line", [b"A: b\r\n", b"A: " + b"b" * 60_000, b"x", b"\x00"])
 def test_a_head_without_end_is_refused(either: World, line: bytes) -> None:
     most = either.factory.limits.head_bytes
@@ -220,6 +255,14 @@ def test_a_head_may_have_as_many_bytes_in_whatever_pieces(either: World) -> None
         for start in range(0, len(whole), 100):
             either.send(pieces, whole[start : start + 100])
         assert (status(either.connect(whole)), status(pieces)) == (expected, expected)
+
+
+def test_a_target_that_is_too_long_is_refused_as_one(either: World) -> None:
+    long = get(b"/" + b"x" * either.factory.limits.head_bytes)
+    pieces = either.connect()
+    for start in range(0, len(long), 1000):
+        either.send(pieces, long[start : start + 1000])
+    assert (status(either.connect(long)), status(pieces)) == (414, 414)
 
 
 def test_as_many_headers_as_take_long_are_refused(either: World) -> None:
@@ -268,6 +311,18 @@ def test_those_who_wait_for_their_answer_are_not_displaced(either: World) -> Non
     either.clock.advance(1)
     assert either.factory.is_full()
     assert {each.how_closed for each in waiting} == {None}
+
+
+def test_those_that_leave_have_a_bound(world: World) -> None:
+    clients = [world.connect(GET) for _ in range(http_server.MOST_LEAVING + 10)]
+    for each in clients:
+        each.read_all()
+    world.clock.advance(world.factory.limits.idle_seconds)
+    assert [each.how_closed for each in clients] == ["closed"] * http_server.MOST_LEAVING + [
+        "aborted"
+    ] * 10
+    world.clock.advance(http_server.LINGER_SECONDS)
+    assert not world.factory.leaving
 
 
 # -- what is understood
@@ -326,6 +381,22 @@ def test_requests(world: World, sent: bytes, expected: int) -> None:
         assert b"Content-Type: application/problem+json\r\n" in whole.written
         assert b"Connection: close\r\n" in whole.written
         assert not world.requests
+
+
+def test_a_head_request_that_is_refused_gets_no_body(world: World) -> None:
+    both = (b"Content-Length: 1", b"Transfer-Encoding: chunked")
+    client = world.connect(get(b"/", method=b"HEAD") + get(b"/", *both, method=b"HEAD"))
+    for _ in range(2):
+        client.read_all()
+        world.turn()
+    assert statuses(client) == [200, 400]
+    assert client.written.endswith(b"\r\n\r\n")
+    after = world.connect(get(b"/", method=b"HEAD") + b"nonsense\r\n\r\n")
+    for _ in range(2):
+        after.read_all()
+        world.turn()
+    assert statuses(after) == [200, 400]
+    assert after.written.endswith(b"}\n")
 
 
 def test_what_a_request_is_made_of(world: World) -> None:
@@ -724,6 +795,7 @@ _PIECES = st.sampled_from(
         b"3\r\nabc\r\n",
         b"0\r\n\r\n",
         b"ffffffffffffffff\r\n",
+        b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
         b"Connection: close\r\n",
         b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
         b"A: " + b"b" * 9000,

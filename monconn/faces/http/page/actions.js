@@ -4,6 +4,7 @@
 import { get, post } from "./api.js";
 import { confirmAction, notify, notifyProblem, openDialog } from "./dialogs.js";
 import { h } from "./dom.js";
+import { live } from "./live.js";
 import { formatCount } from "./units.js";
 
 /** How many of what is concerned are named. */
@@ -23,10 +24,11 @@ export function counted(count, what) {
  * Close these connections, if the user says so.
  *
  * @param {Row[]} rows
- * @param {string} served The token of the server that the rows are of.
+ * @param {string} [served] The token of the server that the rows are of; the one that runs now if
+ *   left out.
  * @returns {Promise<boolean>} Whether it was done.
  */
-export async function closeConnections(rows, served) {
+export async function closeConnections(rows, served = live.hello?.served) {
   const reset = resetBox();
   const isMeant = await confirmAction({
     title: `Close ${counted(rows.length, "connection")}?`,

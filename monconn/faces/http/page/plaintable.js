@@ -13,6 +13,8 @@ const CHARACTER_PIXELS = 7.4;
 const PADDING = 2.4;
 const WIDTHS = /** @type {Record<string, number>} */ ({ text: 12, count: 7, bytes: 10, bytes_per_second: 12, seconds: 8, time: 9, flag: 4, list: 12, object: 14 });
 const NUMBERS = new Set(["count", "bytes", "bytes_per_second", "seconds"]);
+/** Of these, the greatest comes first unless the other way round is wanted, as at the server. */
+const DESCENDING = new Set([...NUMBERS, "time"]);
 const PAGE_ROWS = 100;
 
 /**
@@ -165,20 +167,23 @@ export class PlainTable {
    * @param {string} name
    */
   drawHeader(cell, name) {
-    const isIt = this.sort.replace(/^-/, "") === name;
-    setAttribute(cell, "aria-sort", isIt ? (this.sort.startsWith("-") ? "descending" : "ascending") : null);
+    const column = this.shown.find((each) => each.name === name);
+    const isIt = column !== undefined && this.sort.replace(/^-/, "") === name;
+    setAttribute(cell, "aria-sort", isIt ? (this.isDescending(column) ? "descending" : "ascending") : null);
   }
 
   /** @param {string} name */
   sortBy(name) {
-    const column = this.options.columns.find((each) => each.name === name);
-    // Of figures, the largest ones are wanted first.
-    const first = column && (NUMBERS.has(column.unit) || column.unit === "time") ? `-${name}` : name;
-    const other = first.startsWith("-") ? name : `-${name}`;
-    this.sort = this.sort === first ? other : first;
+    this.sort = this.sort === name ? `-${name}` : name;
     this.page = 0;
     this.options.onSort(this.sort);
     this.draw();
+  }
+
+  /** @param {Column} column By which rows are sorted. */
+  isDescending(column) {
+    const isUsually = this.options.isSorted ? column.descending === true : DESCENDING.has(column.unit);
+    return isUsually !== this.sort.startsWith("-");
   }
 
   ordered() {
@@ -187,7 +192,7 @@ export class PlainTable {
     if (column === undefined) {
       return this.rows;
     }
-    const sign = this.sort.startsWith("-") ? -1 : 1;
+    const sign = this.isDescending(column) ? -1 : 1;
     const keyed = this.rows.map((row) => ({ row, value: cellValue(column, row) }));
     keyed.sort((one, other) => {
       const [a, b] = [one.value, other.value];

@@ -16,6 +16,8 @@ import { asDate, formatDuration } from "./units.js";
  */
 
 const MOST_NAMES = 100;
+/** Times are of milliseconds: what is shorter may be a matter of rounding. */
+const LEAST_SECONDS = 0.0025;
 
 /** Why not everything is known, in words. */
 const UNKNOWN = /** @type {Record<string, string>} */ ({
@@ -79,6 +81,9 @@ export function stripOf(row, since, until) {
   for (let index = 1; index < moments.length; index += 1) {
     const from = /** @type {number} */ (moments[index - 1]);
     const to = /** @type {number} */ (moments[index]);
+    if (to - from < LEAST_SECONDS) {
+      continue;
+    }
     const middle = (from + to) / 2;
     const isConnected = within(row.connected, middle);
     const why = unknown.find((each) => each.since <= middle && middle < each.until)?.why;

@@ -38,7 +38,7 @@ export const REASON_SERIES = new Map(
 );
 
 /** Ten minutes in bars of ten seconds. */
-const BUCKET_SECONDS = 10;
+export const BUCKET_SECONDS = 10;
 const MOST_BUCKETS = 60;
 const LEAST_BUCKETS = 12;
 
@@ -51,6 +51,8 @@ export class TickReasons {
     /** @type {Map<number, Map<string, Record<string, number>>>} By the bucket's begin, and service. */
     this.counts = new Map();
     this.now = 0;
+    /** @type {number | null} When the first tick was. */
+    this.firstAt = null;
   }
 
   /** @param {Tick} tick */
@@ -59,7 +61,8 @@ export class TickReasons {
     if (tick.sequence < this.sequence) this.before = null; // the server has begun anew
     this.sequence = tick.sequence;
     this.now = asDate(/** @type {any} */ (tick.at)).getTime() / 1000;
-    const begin = Math.floor(this.now / BUCKET_SECONDS) * BUCKET_SECONDS;
+    this.firstAt ??= this.now;
+    const begin = beginOf(this.now);
     /** @type {Map<string, Record<string, number>>} */
     const totals = new Map();
     for (const service of tick.services) {
@@ -97,35 +100,34 @@ export class TickReasons {
 
   /**
    * @param {string | null} service Null for all.
-   * @param {Bucket[]} [before] What is known of the time before the first tick; of others than these
-   *   bars, nothing is taken.
+   * @param {Bucket[]} [earlier] What has ended before the first tick.
    * @returns {{buckets: Bucket[], since: number, until: number}}
    */
-  buckets(service, before = []) {
-    const begins = [...this.counts.keys()].sort((one, other) => one - other);
-    const last = Math.floor(this.now / BUCKET_SECONDS) * BUCKET_SECONDS;
-    const until = last + BUCKET_SECONDS;
-    const first = begins[0] ?? last;
-    const earlier = before.filter(
-      (each) => each.until - each.since === BUCKET_SECONDS && each.since <= first && each.since > last - MOST_BUCKETS * BUCKET_SECONDS,
-    );
-    const since = Math.min(earlier[0]?.since ?? first, first, until - LEAST_BUCKETS * BUCKET_SECONDS);
-    const buckets = begins.map((begin) => {
-      /** @type {Record<string, number>} */
-      const sums = {};
-      for (const [name, counts] of this.counts.get(begin) ?? []) {
-        if (service !== null && name !== service) continue;
-        for (const [reason, count] of Object.entries(counts)) sums[reason] = (sums[reason] ?? 0) + count;
+  buckets(service, earlier = []) {
+    const last = beginOf(this.now);
+    const oldest = last - (MOST_BUCKETS - 1) * BUCKET_SECONDS;
+    /** @type {Map<number, Record<string, number>>} */
+    const sums = new Map();
+    const add = (/** @type {number} */ begin, /** @type {Record<string, number>} */ counts) => {
+      if (begin < oldest) return;
+      const sum = sums.get(begin) ?? {};
+      sums.set(begin, sum);
+      for (const [reason, count] of Object.entries(counts)) sum[reason] = (sum[reason] ?? 0) + count;
+    };
+    for (const each of earlier) add(beginOf(each.since), each.counts);
+    for (const [begin, services] of this.counts) {
+      add(begin, {});
+      for (const [name, counts] of services) {
+        if (service === null || name === service) add(begin, counts);
       }
-      return { since: begin, until: begin + BUCKET_SECONDS, counts: sums };
-    });
-    // The bar of the first tick is known from both, each of which may have seen a part of it.
-    const shared = earlier[earlier.length - 1];
-    const own = buckets[0];
-    if (shared !== undefined && own !== undefined && shared.since === own.since) {
-      earlier.pop();
-      for (const [reason, count] of Object.entries(shared.counts)) own.counts[reason] = Math.max(count, own.counts[reason] ?? 0);
     }
-    return { buckets: [...earlier, ...buckets], since, until };
+    const buckets = [...sums.entries()]
+      .sort(([one], [other]) => one - other)
+      .map(([begin, counts]) => ({ since: begin, until: begin + BUCKET_SECONDS, counts }));
+    const until = last + BUCKET_SECONDS;
+    return { buckets, since: Math.min(buckets[0]?.since ?? last, until - LEAST_BUCKETS * BUCKET_SECONDS), until };
   }
 }
+
+/** @param {number} at */
+const beginOf = (at) => Math.floor(at / BUCKET_SECONDS) * BUCKET_SECONDS;

@@ -2,7 +2,7 @@
 import { Problem, get } from "../api.js";
 import { stackedBars } from "../charts.js";
 import { chooseColumns, chosenColumns } from "../columns.js";
-import { REASON_SERIES, TickReasons } from "../connection/reasons.js";
+import { BUCKET_SECONDS, REASON_SERIES, TickReasons } from "../connection/reasons.js";
 import { notifyProblem } from "../dialogs.js";
 import { h, replace, setText } from "../dom.js";
 import { FilterField } from "../filter.js";
@@ -28,6 +28,10 @@ const PERIODS = /** @type {const} */ ([
   ["30d", "last 30 days"],
 ]);
 const BUCKETS = 60;
+/** More than there are bars of ten seconds in ten minutes: the server takes round lengths. */
+const SEED_BUCKETS = 65;
+/** When the history surely has what has ended before now. */
+const WRITTEN_MILLISECONDS = 3000;
 /** How often a longer period is asked for again. */
 const HISTORY_MILLISECONDS = 30_000;
 
@@ -36,7 +40,7 @@ export default {
   title: "Closed",
   async mount(root, params, context) {
     const { columns, keys } = await context.columns("closed");
-    const view = new ClosedView(root, params, context, columns, keys);
+    const view = new ClosedView(root, params, context, withCloser(columns), keys);
     view.start();
     return { unmount: () => view.stop(), update: (changed) => view.changed(changed) };
   },
@@ -60,6 +64,7 @@ class ClosedView {
     this.reasons = new TickReasons();
     this.askedAt = 0;
     this.historyNumber = 0;
+    this.seedTimer = 0;
     /** @type {string | null} Of which service `before` is; empty for all. */
     this.seedOf = null;
     /** @type {Bucket[]} What the history has of the time before this page was opened. */
@@ -67,7 +72,7 @@ class ClosedView {
     this.table = new Table({
       label: "Connections that have closed",
       columns,
-      chosen: chosenColumns("closed") ?? usualColumns(columns),
+      chosen: chosenColumns("closed"),
       key: (row) => row.uid ?? row.id,
       sort: params.sort ?? "",
       usualSort: "closed_at",
@@ -140,7 +145,7 @@ class ClosedView {
         this.count,
         h(
           "button",
-          { type: "button", class: "end", onclick: () => chooseColumns("closed", this.columns, (chosen) => this.table.setChosen(chosen ?? usualColumns(this.columns))) },
+          { type: "button", class: "end", onclick: () => chooseColumns("closed", this.columns, (chosen) => this.table.setChosen(chosen)) },
           "Columns…",
         ),
       ),
@@ -159,6 +164,7 @@ class ClosedView {
   stop() {
     for (const leave of this.leaving.splice(0)) leave();
     this.historyNumber += 1;
+    clearTimeout(this.seedTimer);
     this.field.destroy();
     this.table.destroy();
     this.chart.remove();
@@ -229,16 +235,29 @@ class ClosedView {
   }
 
   /**
-   * What was before this page was opened, as the history has it: asked for once.
+   * What has ended before the first tick, as the history has it: asked for twice, as it is written
+   * a little later.
    *
    * @param {string} service Empty for all.
    */
   async seed(service) {
+    const until = this.reasons.firstAt;
+    if (until === null) return;
     this.seedOf = service;
     this.before = [];
+    clearTimeout(this.seedTimer);
+    this.seedTimer = setTimeout(() => this.askSeed(service, until), WRITTEN_MILLISECONDS);
+    await this.askSeed(service, until);
+  }
+
+  /**
+   * @param {string} service
+   * @param {number} until
+   */
+  async askSeed(service, until) {
     try {
-      const answer = await get("history/reasons", { since: "10m", buckets: BUCKETS + 1, service });
-      if (this.seedOf !== service) return;
+      const answer = await get("history/reasons", { since: "10m", until, buckets: SEED_BUCKETS, service });
+      if (this.seedOf !== service || Number(answer.bucket_seconds) > BUCKET_SECONDS) return;
       this.before = bucketsOf(answer);
       this.drawChart();
     } catch (error) {
@@ -314,17 +333,15 @@ function bucketsOf(answer) {
 }
 
 /**
- * The usual columns, and who ended it beside the reason.
+ * The columns as they are, but for who ended it, which stands beside the reason.
  *
  * @param {Column[]} columns
  */
-function usualColumns(columns) {
-  const names = columns.filter((each) => each.usual !== false).map((each) => each.name);
-  const place = names.indexOf("reason");
-  if (place >= 0 && !names.includes("closed_by") && columns.some((each) => each.name === "closed_by")) {
-    names.splice(place + 1, 0, "closed_by");
-  }
-  return names;
+function withCloser(columns) {
+  const closer = columns.find((each) => each.name === "closed_by");
+  if (closer === undefined) return columns;
+  const usual = { ...closer, usual: true, importance: 4, width: 9 };
+  return columns.flatMap((each) => (each === closer ? [] : each.name === "reason" ? [each, usual] : [each]));
 }
 
 /** @param {Row} row */

@@ -10,7 +10,7 @@ import { Rates } from "../connection/rates.js";
 import { drawSides } from "../connection/sides.js";
 import { notifyProblem } from "../dialogs.js";
 import { h, keyed, replace, setAttribute, setText } from "../dom.js";
-import { formatBytes, formatCount, formatDuration, formatRate, formatValue } from "../units.js";
+import { formatBytes, formatCount, formatDuration, formatRate, formatTime, formatValue } from "../units.js";
 
 /**
  * @typedef {import("../types.js").Row} Row
@@ -80,7 +80,7 @@ class ConnectionView {
     this.why = h("section", { class: "card", hidden: true });
     this.life = h("ol", { class: "life", "aria-label": "From its opening to its end" });
     this.sides = h("div");
-    this.facts = h("dl", { class: "facts" });
+    this.facts = h("dl", { class: "connection-facts" });
     this.fields = h("tbody");
     this.traffic = h("p", { class: "connection-traffic" });
     this.bytes = h("section", { class: "card", "aria-labelledby": "bytes-title" });
@@ -186,6 +186,7 @@ class ConnectionView {
    */
   async forgotten(problem) {
     this.isForgotten = true;
+    this.drawButtons();
     const inHistory = this.context.session.has.history ? await this.fromHistory() : null;
     if (inHistory !== null) {
       this.row = inHistory;
@@ -224,6 +225,7 @@ class ConnectionView {
   show(row) {
     const before = this.row;
     this.row = row;
+    this.id = row.uid ?? this.id; // after a restart of the server, its number is that of another one
     const isOver = Boolean(row.closed_at);
     const name = row.facts?.mqtt_client_id;
     const title = name ? `${name} (${row.client})` : row.client;
@@ -249,7 +251,7 @@ class ConnectionView {
     if (before !== null && !before.closed_at && isOver) {
       this.context.announce(`The connection has ended: ${row.reason ?? row.refusal}`);
     }
-    if (before === null || before.recorded !== row.recorded) this.recordingKnown?.(row);
+    this.recordingKnown?.(row);
     const word = row.refusal ?? row.reason;
     if (word && word !== this.explained) {
       this.explained = word;
@@ -305,7 +307,7 @@ class ConnectionView {
     try {
       const explanation = await explain(word, row.refusal ? "refusal" : "reason");
       if (explanation === null || this.isStopped) return;
-      drawExplanation(this.why, explanation, row, row.refusal ? "Why it was refused" : "Why it ended");
+      drawExplanation(this.why, explanation, row, row.refusal ? "Why it was refused" : "Why it ended", this.context);
       this.why.hidden = false;
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
@@ -385,7 +387,7 @@ class ConnectionView {
     look.addEventListener("change", () => view.setLook(look.value === "text" ? "text" : "hex"));
     replace(this.bytes, title, h("div", { class: "toolbar" }, record, tap, look), about, view.element);
 
-    const tapping = new Tapping(this.id, {
+    const tapping = new Tapping(() => this.row?.id, {
       events: (events) => view.add(events),
       state: (isOn, text) => {
         setText(tap, isOn ? "Stop the tap" : "Start a live tap");
@@ -411,7 +413,7 @@ class ConnectionView {
         view.add(events);
         view.element.scrollTop = 0;
         const count = events.filter((/** @type {any} */ each) => each.event === "data").length;
-        setText(about, count ? `The recording: the first and the last bytes of each direction. Read at ${new Date().toLocaleTimeString()}; the server's log has that you did.` : "The recording has no bytes: nothing was sent.");
+        setText(about, count ? `The recording: the first and the last bytes of each direction. Read at ${formatTime(new Date())}; the server's log says by whom.` : "The recording has no bytes: nothing was sent.");
       } catch (error) {
         if (!(error instanceof Problem)) throw error;
         view.element.hidden = true;
@@ -420,7 +422,7 @@ class ConnectionView {
     });
     this.recordingKnown = (/** @type {Row} */ row) => {
       setText(record, row.recorded === undefined ? "Is there a recording?" : `Show the recording (${formatBytes(row.recorded)})`);
-      tap.hidden = Boolean(row.closed_at);
+      tap.hidden = Boolean(row.closed_at) || this.isForgotten;
       if (row.closed_at && tapping.isOn) tapping.stop("The connection has ended.");
     };
     this.leaving.push(() => {
@@ -436,7 +438,7 @@ class ConnectionView {
 /** The stream of one connection's bytes. */
 class Tapping {
   /**
-   * @param {string} id
+   * @param {() => number} id
    * @param {{events: (events: Row[]) => void, state: (isOn: boolean, text: string) => void}} listener
    */
   constructor(id, listener) {
@@ -458,7 +460,7 @@ class Tapping {
   start() {
     this.droppedBytes = 0;
     this.hasMissed = false;
-    const source = new EventSource(address("tap", { filter: `id:${this.id}` }));
+    const source = new EventSource(address("tap", { filter: `id:${this.id()}` }));
     this.source = source;
     this.listener.state(true, "Waiting for the server …");
     source.onopen = () => this.tell();
@@ -515,7 +517,7 @@ class Tapping {
     try {
       const abort = new AbortController();
       setTimeout(() => abort.abort(), 3000);
-      await get("tap", { filter: `id:${this.id}` }, { signal: abort.signal });
+      await get("tap", { filter: `id:${this.id()}` }, { signal: abort.signal });
       this.listener.state(false, "The tap has ended.");
     } catch (error) {
       if (error instanceof Problem) this.listener.state(false, `There is no tap: ${error.detail || error.title}`);

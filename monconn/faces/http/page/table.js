@@ -287,6 +287,7 @@ export class Table {
       return;
     }
     this.sort = sort;
+    this.layOut();
     this.drawHead();
     if (this.options.fetch === undefined) {
       this.setRows(this.given);
@@ -692,13 +693,24 @@ export class Table {
     let shown = this.wantedColumns();
     const sum = (/** @type {Column[]} */ columns) => columns.reduce((all, column) => all + needs(column), 0);
     if (this.chosen === undefined) {
+      const sorted = this.sort === "" ? undefined : this.sortColumn();
+      const importance = (/** @type {Column} */ column) => (column === sorted ? 0 : (column.importance ?? 5));
       while (shown.length > 1 && sum(shown) > room) {
-        const most = Math.max(...shown.map((column) => column.importance ?? 5));
-        const rest = shown.filter((column) => (column.importance ?? 5) < most);
+        const most = Math.max(...shown.map(importance));
+        const rest = shown.filter((column) => importance(column) < most);
         if (rest.length === 0) {
           break;
         }
+        // Of those that leave, what has room stays, but for halves of a pair.
+        const before = shown;
         shown = rest;
+        for (const column of before) {
+          const isHalf = /^(up|down)/.test(column.name);
+          if (importance(column) === most && !isHalf && sum([...shown, column]) <= room) {
+            const chosen = new Set([...shown, column]);
+            shown = before.filter((each) => chosen.has(each));
+          }
+        }
       }
     }
     // What room is left goes to those that can make use of it; then nobody.

@@ -126,14 +126,14 @@ class Card {
         h(
           "div",
           { class: "measure" },
-          h("span", { class: "label" }, h("span", { class: "key-up", "aria-hidden": "true" }), "Up ", h("span", { class: "label-more" }, "from clients")),
+          h("span", { class: "label" }, h("span", { class: "key-up", "aria-hidden": "true" }), "Up ", h("span", { class: "label-more" }, "· from clients")),
           this.up,
           this.upTotal,
         ),
         h(
           "div",
           { class: "measure" },
-          h("span", { class: "label" }, h("span", { class: "key-down", "aria-hidden": "true" }), "Down ", h("span", { class: "label-more" }, "from the backend")),
+          h("span", { class: "label" }, h("span", { class: "key-down", "aria-hidden": "true" }), "Down ", h("span", { class: "label-more" }, "· to clients")),
           this.down,
           this.downTotal,
         ),
@@ -167,7 +167,7 @@ class Card {
     /** @type {[string, string][]} */
     const facts = [
       ["Opened", formatCount(service.total)],
-      ["Up for", formatDuration(Math.round(service.uptime))],
+      ["Counted for", formatDuration(Math.round(service.uptime))],
       ["Ended", mostOf(service.closed_by)],
       ["Refused", service.refused > 0 ? `${formatCount(service.refused)} (${mostOf(service.refused_by)})` : "none"],
       ["Would refuse", mostOf(service.would_refuse)],

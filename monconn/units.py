@@ -133,14 +133,12 @@ def local_time(iso: str, *, always_dated: bool = False) -> str:
 
 
 def parse_moment(text: str, now: float) -> float:
-    """Wall-clock seconds of a time: ``2h`` (ago), ``2026-01-31T08:00`` (in the local zone unless it
-    has one), or the seconds themselves.
+    """Wall-clock seconds of a time: ``2h`` (ago), or ``2026-01-31T08:00``, in the local zone unless
+    it has one.
 
     :param now: wall-clock seconds.
     :raises UnitError: for anything else.
     """
-    if _PLAIN.fullmatch(text.strip()):
-        return float(text)
     try:
         return now - parse_duration(text)
     except UnitError:

@@ -53,9 +53,10 @@ formats = {
     "connection": _name(st.integers(1, 500).map(str)),
     "word": _name(st.sampled_from([each.word for each in EXPLANATIONS])),
 }
-for name, listing in LISTINGS.items():
-    if listing.keys is not None:
-        terms = st.one_of(*map(_term, listing.keys.by_name.values()))
-        formats[f"filter-{name}"] = st.lists(terms, min_size=1, max_size=3).map(" ".join)
+keys = {name: each.keys.by_name for name, each in LISTINGS.items() if each.keys is not None}
+keys["captures"] = {name: each for name, each in keys["connections"].items() if name != "rate"}
+for name, by_name in keys.items():
+    terms = st.one_of(*map(_term, by_name.values()))
+    formats[f"filter-{name}"] = st.lists(terms, min_size=1, max_size=3).map(" ".join)
 for name, strategy in formats.items():
     schemathesis.openapi.format(f"monconn-{name}", strategy)

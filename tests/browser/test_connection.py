@@ -80,7 +80,10 @@ def test_a_live_connection_is_followed(open_page: OpenPage, site: Site) -> None:
     assert ended.index("The client ended") < ended.index("The backend ended"), ended
     assert ended[-1] == "Closed"
     expect(page.get_by_role("heading", name="Why it ended")).to_be_visible()
-    expect(page.get_by_text("What to look at next")).to_be_visible()
+    step = page.get_by_role("link", name=f"monconn history client:{CLIENTS[0]}")
+    expect(step).to_have_attribute(
+        "href", f"#/history?filter=client:{CLIENTS[0]}+reason:client_closed&since=1d"
+    )
     expect(page.get_by_role("button", name="Start a live tap")).to_be_hidden()
     expect(page.get_by_role("button", name="Close…")).to_have_count(0)
     check_accessibility(page)

@@ -198,6 +198,7 @@ def test_a_file_that_cannot_be_trusted_lets_nobody_in(
     world.look()
     assert world.access.token(token) is not None
     assert world.access.is_open(session)
+    assert len(world.noted.actions) == 2  # it was made, and somebody has logged in
 
 
 def test_a_file_of_another_user_is_refused(world: World) -> None:
@@ -336,6 +337,7 @@ def test_who_has_a_certificate(world: World) -> None:
         ({"listen": TcpAddress("localhost", 9), "hosts": ("a.example",)}, "http://localhost:9"),
         ({"listen": TcpAddress("", 9), "tls": 1}, "https://localhost:9"),
         ({"listen": TcpAddress("::", 9), "tls": 1, "hosts": ("a.example",)}, "https://a.example:9"),
+        ({"hosts": ("mon.localhost",)}, "http://mon.localhost:9180"),
         ({"listen": UnixAddress("/x"), "hosts": ("a.example",)}, "https://a.example"),
     ],
 )

@@ -11,11 +11,11 @@ from zope.interface import implementer
 
 from monconn.faces.cli import demo_mqtt as mqtt
 
-ALARM, FIRMWARE = "alarm", "firmware"
+ALARM, FIRMWARE, CHART = "alarm", "firmware", "chart"
 """The last levels of topics that it treats in a way of their own."""
 ANSWER_SECONDS = 2.0
 """How long it takes to store an alarm, and to say goodbye."""
-FIRMWARE_BYTES = 256 * 1024
+FIRMWARE_BYTES, CHART_BYTES = 256 * 1024, 4096
 
 
 @implementer(IHalfCloseableProtocol)
@@ -63,8 +63,9 @@ class _BrokerProtocol(Protocol):
 
     def _store(self, topic: str, packet_id: bytes) -> None:
         level = topic.rpartition("/")[2]
-        if level == FIRMWARE:
-            self.transport.write(mqtt.publish(topic, bytes(FIRMWARE_BYTES)))
+        if level in (FIRMWARE, CHART):
+            asked = bytes(FIRMWARE_BYTES if level == FIRMWARE else CHART_BYTES)
+            self.transport.write(mqtt.publish(topic, asked))
         if packet_id:
             seconds = ANSWER_SECONDS if level == ALARM else 0.0
             self._reactor.callLater(seconds, self.transport.write, mqtt.acknowledged(packet_id))

@@ -215,6 +215,11 @@ class _FarAway(DeviceProtocol):
         drop_packets(self.transport.getHandle(), DROP_A_FIFTH)
         super().connectionMade()
 
+    def send(self) -> None:
+        """Ask for a part of a sea chart: what comes in is what gets lost."""
+        super().send()
+        self.publish(demo_broker.CHART, {"part": random.randrange(1000)})
+
 
 class _ReadingSlowly(DeviceProtocol):
     name, does, how = "panel-5", "slow", "asks for its firmware, and reads it slowly"

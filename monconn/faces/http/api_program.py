@@ -365,7 +365,7 @@ ROUTES = (
         _capture,
         (
             of.filter_of(
-                "connections", "Ids, or terms with keys: those that match later are captured, too."
+                "captures", "Ids, or terms with keys: those that match later are captured, too."
             ),
             of.in_body_integer("first", "Bytes of each direction; 0 for all."),
             of.in_body_seconds("seconds", "After which it ends by itself.", MOST_SECONDS),

@@ -106,12 +106,13 @@ class Guard:
         host = listen.host.lower() if isinstance(listen, TcpAddress) else "localhost"
         self._takes_ips = host in ("", "0.0.0.0", "::")
         """Whether it listens on all addresses: any may be named, as no address is rebound."""
-        self._hosts = frozenset(map(str.lower, ("localhost", host, *config.hosts)))
+        own = () if self._takes_ips else (host,)
+        self._hosts = frozenset(("localhost", *own, *config.hosts))
         self._waiting: dict[Deferred[Response], IDelayedCall] = {}
         self._streams = Streams(clock)
+        self.most_waiting = MOST_WAITING
+        """How many guesses may wait; fewer where there are few places for clients."""
         self._failures = RateLimitedLog(clock, _LOG_LINES_PER_SECOND, self._write_summary)
-        self.refused = 0
-        """How many guesses there were."""
 
     @property
     def cookie_name(self) -> str:
@@ -271,13 +272,12 @@ class Guard:
 
     def _later(self, request: Request, response: Response, why: str) -> Answer:
         """Answer a guess."""
-        self.refused += 1
         origin = request.origin or "the UNIX socket"
         if self._failures.has_room():
             self._log.warn("HTTP request from {origin}: {why}", origin=origin, why=why)
         else:
-            self._failures.add(f"from {origin}")
-        if len(self._waiting) >= MOST_WAITING:
+            self._failures.add(why)
+        if len(self._waiting) >= self.most_waiting:
             wait = (("Retry-After", "1"),)
             return _problem(429, "too many wrong tokens: try again", "too-many", wait)
         waiting: Deferred[Response] = Deferred(self._stop_waiting)
@@ -293,7 +293,7 @@ class Guard:
         self._waiting.pop(waiting).cancel()
 
     def _write_summary(self, count: int, kinds: str) -> None:
-        self._log.warn("HTTP requests with wrong tokens, and no line each: {kinds}", kinds=kinds)
+        self._log.warn("HTTP requests with no line each: {kinds}", kinds=kinds)
 
     # -- log in and out
 

@@ -22,6 +22,7 @@ USUAL_LIMIT = 100
 MOST_ROWS = 1_000
 """The most rows of an answer."""
 _MOST_SECONDS = 1e9
+_LAST_MOMENT = 253402300799 - 86400  # what has a date in every zone
 _NUMBER = re.compile(r"[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?")  # as JSON has them
 _MOST_COUNT = 10**18 - 1  # what SQLite's and orjson's integers hold
 
@@ -65,7 +66,10 @@ def read_seconds(text: str) -> float:
 
 def read_moment(text: str) -> float:
     """A time, as the command line takes it, or seconds of the wall clock."""
-    return parse_moment(text, time.time())
+    moment = float(text) if _NUMBER.fullmatch(text) else parse_moment(text, time.time())
+    if not 0 <= moment <= _LAST_MOMENT:
+        raise ValueError("must be in the years 1970 to 9999")
+    return moment
 
 
 def read_network(text: Any) -> str:
@@ -191,7 +195,8 @@ DRY_RUN = Parameter("dry_run", body_flag, FLAG, "Only answer what would be done.
 def filter_of(
     listing: str, help: str = "Only those that match, in the language of filters."
 ) -> Parameter:
-    """The filter of a listing, whose keys are those of ``/api/v1/columns`` by this name."""
+    """The filter of a listing, whose keys are those of ``/api/v1/columns`` by this name; of
+    captures, those of connections but for ``rate``."""
     schema = {"type": "string", "format": f"monconn-filter-{listing}"}
     return Parameter("filter", read_text, schema, help)
 

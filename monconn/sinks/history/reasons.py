@@ -27,14 +27,14 @@ _DAY_SECONDS = 86400
 def reasons(db: sqlite3.Connection, selection: HistoryFilter, buckets: int) -> dict[str, Any]:
     """Count the ends of a period by time and reason.
 
-    :param buckets: the most parts that the period is divided into. Each has a round length, and
-        begins at a multiple of it since 1970.
+    :param buckets: the most parts that the period is divided into, two or more. Each has a round
+        length, and begins at a multiple of it since 1970.
     :returns: figures for JSON: of each part, also of one in which none has ended.
     :raises sqlite3.Error: the file cannot be read.
     """
     until = time.time() if selection.until is None else selection.until
     since = until - USUAL_SECONDS if selection.since is None else selection.since
-    seconds = _length((until - since), buckets)
+    seconds = _length(until - since, buckets)
     first = math.floor(since / seconds) * seconds
     count = math.ceil((until - first) / seconds)
     made: list[dict[str, Any]] = [
@@ -43,12 +43,14 @@ def reasons(db: sqlite3.Connection, selection: HistoryFilter, buckets: int) -> d
     ]
     # Of whole hours there are sums, which outlast the connections. They lack most columns.
     has_sums = seconds % HOUR_SECONDS == 0 and selection.condition is None
+    if has_sums:
+        since = first
     table, moment, amount = (
         ("hours", "hour", "sum(connections)")
         if has_sums
         else ("connections", "closed_at", "count(*)")
     )
-    chosen = attrs.evolve(selection, since=first if has_sums else since, until=until)
+    chosen = attrs.evolve(selection, since=since, until=until)
     conditions, values = where(chosen, moment, "reason")
     found = rows(
         db,
@@ -74,7 +76,6 @@ def reasons(db: sqlite3.Connection, selection: HistoryFilter, buckets: int) -> d
 
 def _length(period: float, buckets: int) -> int:
     """The shortest of the round lengths of which no more than so many are needed."""
-    # A period that begins amid a bucket touches one more.
-    least = period / max(buckets - 1, 1)
+    least = period / (buckets - 1)  # if it begins amid a bucket, it touches one more
     days = math.ceil(least / _DAY_SECONDS) * _DAY_SECONDS
     return next((each for each in _SECONDS if each >= least), days)

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -149,6 +149,8 @@ def test_the_health_of_the_server_is_no_secret(guard: Guard) -> None:
         (TcpAddress("", 9180), "192.0.2.7", True),  # no name leads to an address
         (TcpAddress("0.0.0.0", 9180), "[2001:db8::1]:1", True),
         (TcpAddress("::", 9180), "evil.example", False),
+        (TcpAddress("", 9180), ".", False),
+        (TcpAddress("", 9180), "", False),
         (UnixAddress("/x"), "localhost", True),
         (UnixAddress("/x"), "evil.example", False),
     ],
@@ -167,6 +169,27 @@ def test_the_address_that_is_listened_on(
 def test_whatever_is_named(text: str) -> None:
     found = _authority(text)
     assert found is None or re.fullmatch(r"[0-9a-z:._-]+", found[0] + found[1])
+
+
+VALUES = st.one_of(
+    st.text(max_size=40),
+    st.from_regex(r"https?://[a-z0-9.:\[\]@/]{0,20}"),
+    st.sampled_from(["null", "same-origin", "cross-site", f"http://{OURS}", "Bearer x", "Bearer "]),
+)
+NAMES = ("host", "origin", "sec-fetch-site", "authorization", "cookie", "sec-fetch-mode")
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES), st.text(max_size=20), st.booleans())
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_request_says_it_is_of_nobody(
+    guard: Guard, headers: dict[str, str], path: str, is_tls: bool
+) -> None:
+    for method in ("GET", "POST"):
+        made = Request(method, path, headers=headers, is_tls=is_tls)
+        refused = guard.check(made)
+        assert refused is None or refused.status in (403, 421)
+        assert isinstance(guard.identify(made), Unknown)
+        guard.secured(made, Response())
 
 
 # -- pages of other origins
@@ -394,7 +417,7 @@ def test_guesses_are_logged_and_not_each(world: World, guard: Guard) -> None:
         world.clock.advance(2)
     assert len(lines) <= 5
     assert "from 192.0.2.1: the token is wrong" in lines[0]
-    assert "498 from 192.0.2.1" in lines[-1]
+    assert "498 the token is wrong" in lines[-1]
     assert not any("Bearer" in each or "wrong " in each for each in lines[:1])
 
 

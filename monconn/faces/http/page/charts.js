@@ -844,8 +844,8 @@ export function strip({ label, format = (seconds) => `${Math.round(seconds)} s` 
           svg("rect", { class: `strip-${span.state}`, ...shape }, svg("title", {}, title)),
         );
       }
-      for (const mark of marks) {
-        if (mark.at < since || mark.at > until) continue;
+      const seen = marks.filter((mark) => mark.at >= since && mark.at <= until);
+      for (const mark of seen) {
         const title = svg("title", {}, `${momentText(mark.at)} ${mark.text}`);
         const at = x(mark.at);
         parts.push(svg("path", { class: "strip-mark", d: `M${at} 0L${at} 20` }, title));
@@ -856,9 +856,10 @@ export function strip({ label, format = (seconds) => `${Math.round(seconds)} s` 
       for (const state of /** @type {const} */ (["silent", "absent"])) {
         const total = seconds[state] ?? 0;
         const times = spans.filter((each) => each.state === state).length;
-        if (total > 0) texts.push(`${words[state]} ${times} times, ${format(total)} in all`);
+        const often = times === 1 ? "once" : `${times} times`;
+        if (total > 0) texts.push(`${words[state]} ${often}, ${format(total)} in all`);
       }
-      const alarms = marks.map((mark) => `${momentText(mark.at)} ${mark.text}`);
+      const alarms = seen.map((mark) => `${momentText(mark.at)} ${mark.text}`);
       if (alarms.length > 5) alarms.splice(5, alarms.length, `${alarms.length - 5} more`);
       if (alarms.length) texts.push(`alarms: ${alarms.join("; ")}`);
       picture.setAttribute("aria-label", `${label}: ${texts.join(", ")}`);

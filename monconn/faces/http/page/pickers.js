@@ -25,6 +25,8 @@ export const PERIODS = [
 ];
 
 const SECONDS = /** @type {Record<string, number>} */ ({ s: 1, m: 60, h: 3600, d: 86_400 });
+/** After its start, monconn knows little of a longer period. */
+const FIRST_SECONDS = 2700;
 let made = 0; // ids of inputs must be unique in the document
 
 /**
@@ -43,6 +45,17 @@ export function momentOf(text, now) {
     return Number(text);
   }
   return asDate(text).getTime() / 1000;
+}
+
+/**
+ * The usual period of what is drawn over time: one of which something is known.
+ *
+ * @param {Context} context
+ * @param {string} usual
+ */
+export function usualPeriod(context, usual) {
+  const uptime = Math.max(0, ...(context.live.tick?.services ?? []).map((row) => Number(row.uptime)));
+  return uptime > 0 && uptime < FIRST_SECONDS ? "15m" : usual;
 }
 
 /**

@@ -37,11 +37,12 @@ export function decodeBase64(base64) {
  */
 export function hexDump(bytes, offset, columns) {
   const lines = [];
+  const digits = columns < 16 ? 4 : 6;
   for (let start = 0; start < bytes.length; start += columns) {
     const line = bytes.subarray(start, start + columns);
     const hex = Array.from(line, (byte) => byte.toString(16).padStart(2, "0")).join(" ");
     const text = Array.from(line, (byte) => (byte >= 0x20 && byte < 0x7f ? String.fromCharCode(byte) : ".")).join("");
-    lines.push(`${(offset + start).toString(16).padStart(6, "0")}  ${hex.padEnd(columns * 3 - 1)}  ${text}`);
+    lines.push(`${(offset + start).toString(16).padStart(digits, "0")}  ${hex.padEnd(columns * 3 - 1)}  ${text}`);
   }
   return lines.join("\n");
 }
@@ -194,7 +195,7 @@ export class ByteView {
         { class: `flow-data ${isUp ? "up" : "down"}` },
         missing ? h("p", { class: "flow-gap" }, `${formatCount(missing)} bytes of the ${isUp ? MISSING.up : MISSING.down} are missing here`) : null,
         h("p", { class: "flow-head" }, at, " ", h("strong", null, who), " ", h("span", { class: "muted" }, title)),
-        dump(text),
+        dump(text, this.look),
       );
     }
     if (event.event === "began") {
@@ -221,9 +222,10 @@ export class ByteView {
  * Its lines are split already, and escaped: `h` would escape the ends of lines.
  *
  * @param {string} text
+ * @param {Look} look
  */
-function dump(text) {
-  const element = h("pre", { class: "flow-bytes" });
+function dump(text, look) {
+  const element = h("pre", { class: `flow-bytes ${look}` });
   element.textContent = text;
   return element;
 }

@@ -2,7 +2,10 @@
 import { get, path } from "../api.js";
 import { h, replace } from "../dom.js";
 
-/** @typedef {import("../types.js").Row} Row */
+/**
+ * @typedef {import("../types.js").Row} Row
+ * @typedef {import("../types.js").Context} Context
+ */
 
 /** Answers of the server by word: they never change while it runs. */
 const known = new Map();
@@ -48,12 +51,37 @@ export function filledIn(command, row) {
 }
 
 /**
+ * Where the page shows what a command would; undefined if it does nowhere.
+ *
+ * @param {string} command
+ * @param {Context} context
+ * @returns {string | undefined}
+ */
+export function placeOf(command, { link, session }) {
+  if (/\b(BACKEND-IP|IP|CLIENT-ID|ID|DEVICE|SERVICE)\b|['"]/.test(command)) return undefined;
+  const [, verb = "", rest = ""] = /^monconn (\w+) ?(.*)$/.exec(command) ?? [];
+  const since = / ?--since (\w+)/.exec(rest)?.[1];
+  const sort = / ?--sort (\w+)/.exec(rest)?.[1];
+  const isOf = (/** @type {string} */ flag) => rest.includes(flag);
+  const filter = rest.replace(/--(since|sort) \w+|--(events|closed)/g, " ").replace(/\s+/g, " ").trim();
+  if (verb === "device" && session.has.devices) return link(`devices/${encodeURIComponent(rest)}`);
+  if (verb === "why") return link("why", { client: rest });
+  if (verb === "stats") return link("services");
+  if (verb === "list") return link(isOf("--closed") ? "closed" : "connections", { filter, sort });
+  if (verb === "history" && session.has.history) {
+    return link("history", { kind: isOf("--events") ? "events" : "", filter, since });
+  }
+  return undefined;
+}
+
+/**
  * @param {Element} root
  * @param {Row} explanation
  * @param {Row} row The connection.
  * @param {string} title
+ * @param {Context} context
  */
-export function drawExplanation(root, explanation, row, title) {
+export function drawExplanation(root, explanation, row, title, context) {
   /** @type {any[]} */
   const causes = Array.isArray(explanation.causes) ? explanation.causes : [];
   /** @type {any[]} */
@@ -75,11 +103,21 @@ export function drawExplanation(root, explanation, row, title) {
           h(
             "ul",
             null,
-            steps.map((step) =>
-              h("li", null, step.text, step.command ? h("code", { class: "step-command" }, filledIn(String(step.command), row)) : null),
-            ),
+            steps.map((step) => h("li", null, step.text, step.command ? commandOf(filledIn(String(step.command), row), context) : null)),
           ),
         )
       : null,
   );
+}
+
+/**
+ * A command, which leads to where the page shows the same.
+ *
+ * @param {string} command
+ * @param {Context} context
+ */
+function commandOf(command, context) {
+  const place = placeOf(command, context);
+  const code = h("code", null, command);
+  return h("span", { class: "step-command" }, place === undefined ? code : h("a", { href: place }, code));
 }

@@ -10,6 +10,8 @@
 const MOST_SAMPLES = 600;
 /** A longer time between two answers is a gap: nobody was looking. */
 const GAP_SECONDS = 10;
+/** The shortest time of which a rate is told. */
+const LEAST_SECONDS = 0.5;
 
 export class Rates {
   constructor() {
@@ -31,7 +33,7 @@ export class Rates {
       return;
     }
     const seconds = age - before.age;
-    if (seconds < 0.2) return; // the same answer once more
+    if (seconds < LEAST_SECONDS) return; // the same answer once more, or nearly: a burst would be a peak
     this.before = now;
     if (seconds > GAP_SECONDS) this.samples.push({ at: at - seconds / 2, values: [null, null] });
     const rate = (/** @type {number} */ moved) => Math.max(moved, 0) / seconds;

@@ -10,7 +10,7 @@ import { Rates } from "../connection/rates.js";
 import { drawSides } from "../connection/sides.js";
 import { notifyProblem } from "../dialogs.js";
 import { h, keyed, replace, setAttribute, setText } from "../dom.js";
-import { formatBytes, formatCount, formatDuration, formatRate, formatValue } from "../units.js";
+import { formatBytes, formatCount, formatDuration, formatRate, formatTime, formatValue } from "../units.js";
 
 /**
  * @typedef {import("../types.js").Row} Row
@@ -307,7 +307,7 @@ class ConnectionView {
     try {
       const explanation = await explain(word, row.refusal ? "refusal" : "reason");
       if (explanation === null || this.isStopped) return;
-      drawExplanation(this.why, explanation, row, row.refusal ? "Why it was refused" : "Why it ended");
+      drawExplanation(this.why, explanation, row, row.refusal ? "Why it was refused" : "Why it ended", this.context);
       this.why.hidden = false;
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
@@ -413,7 +413,7 @@ class ConnectionView {
         view.add(events);
         view.element.scrollTop = 0;
         const count = events.filter((/** @type {any} */ each) => each.event === "data").length;
-        setText(about, count ? `The recording: the first and the last bytes of each direction. Read at ${new Date().toLocaleTimeString()}; the server's log has that you did.` : "The recording has no bytes: nothing was sent.");
+        setText(about, count ? `The recording: the first and the last bytes of each direction. Read at ${formatTime(new Date())}; the server's log says by whom.` : "The recording has no bytes: nothing was sent.");
       } catch (error) {
         if (!(error instanceof Problem)) throw error;
         view.element.hidden = true;

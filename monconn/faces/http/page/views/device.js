@@ -4,7 +4,7 @@ import { closeConnections } from "../actions.js";
 import { strip, timeline } from "../charts.js";
 import { confirmAction, notify, notifyProblem } from "../dialogs.js";
 import { h, replace } from "../dom.js";
-import { periodPicker, servicePicker } from "../pickers.js";
+import { periodPicker, servicePicker, usualPeriod } from "../pickers.js";
 import { PlainTable } from "../plaintable.js";
 import { getPresence, shareText, stripOf } from "../presence.js";
 import { asDate, formatBytes, formatCount, formatDuration, formatTime } from "../units.js";
@@ -21,6 +21,18 @@ const USUAL = "24h";
 const REFRESH_SECONDS = 3;
 const USUAL_ROWS = 200;
 const MOST_ROWS = 1000;
+
+/** What is removed of a client, in words. */
+const FORGOTTEN = /** @type {Record<string, string>} */ ({
+  closed: "closed connections in memory",
+  ips: "totals of IPs in memory",
+  devices: "devices in memory",
+  recordings: "recordings of connections",
+  history_connections: "connections of the history",
+  history_events: "events of the history",
+  history_hourly_sums: "hourly sums of the history",
+  history_devices: "devices of the history",
+});
 
 export default { title: "Device", mount };
 
@@ -105,7 +117,7 @@ class DeviceView {
   }
 
   wanted() {
-    return { since: this.params.since ?? USUAL, until: this.params.until ?? "" };
+    return { since: this.params.since ?? usualPeriod(this.context, USUAL), until: this.params.until ?? "" };
   }
 
   /** @param {Params} changed */
@@ -405,7 +417,7 @@ async function forget(client) {
   const removed = Object.entries(check.removed).filter(([, count]) => Number(count) > 0);
   const text = [
     h("p", null, removed.length === 0 ? `Nothing is stored of ${client}.` : `What is stored of ${client} is removed for good:`),
-    h("ul", { class: "sentences" }, ...removed.map(([what, count]) => h("li", null, `${what.replaceAll("_", " ")}: ${formatCount(Number(count))}`))),
+    h("ul", { class: "sentences" }, ...removed.map(([what, count]) => h("li", null, `${FORGOTTEN[what] ?? what.replaceAll("_", " ")}: ${formatCount(Number(count))}`))),
     check.live > 0 ? h("p", null, `${formatCount(check.live)} live connections go on, and are recorded when they end.`) : null,
     ...check.not_removed.map((/** @type {string} */ each) => h("p", { class: "muted" }, `Not removed: ${each}`)),
   ];

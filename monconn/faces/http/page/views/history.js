@@ -7,6 +7,7 @@ import { periodPicker, problemOfFilter, serviceChoices, servicePicker, textField
 import { PlainTable } from "../plaintable.js";
 import { cellValue } from "../table.js";
 import { asDate, formatCount, formatValue } from "../units.js";
+import { meaningOf } from "../words.js";
 import { noHistory } from "./report.js";
 
 /**
@@ -144,7 +145,7 @@ class HistoryList {
       sort: params.sort ?? "",
       isSorted: true,
       onSort: (sort) => this.go({ sort }),
-      cell: (column, row) => (column === this.table.shown[0] ? this.opener(column, row) : undefined),
+      cell: (column, row) => this.cell(column, row),
       empty: "Nothing is stored that matches.",
     });
     this.element = h(
@@ -177,12 +178,17 @@ class HistoryList {
   }
 
   /**
-   * @param {Column} column The first one that there is room for.
+   * @param {Column} column
    * @param {Row} row
+   * @returns {Node | string}
    */
-  opener(column, row) {
+  cell(column, row) {
+    const value = this.kind === EVENTS ? valueOfEvent(column.name, row) : undefined;
+    const text = formatValue(value ?? cellValue(column, row), column.unit);
+    if (column !== this.table.shown[0]) {
+      return text;
+    }
     const open = () => showRow(row, this.columns, this.context);
-    const text = formatValue(cellValue(column, row), column.unit);
     return h("button", { type: "button", class: "link", onclick: open, title: "All that is stored of it" }, text);
   }
 
@@ -254,6 +260,25 @@ class HistoryList {
   }
 }
 
+/**
+ * What stands in a column that several fields are made into one for; undefined for others.
+ *
+ * @param {string} name
+ * @param {Row} row
+ */
+function valueOfEvent(name, row) {
+  if (name === "client") {
+    return row.client ?? row.device ?? row.actor;
+  }
+  if (name === "what") {
+    if (row.alarm) {
+      return `${row.alarm}${row.over ? " is over" : ""}`;
+    }
+    return row.refusal ?? row.action ?? (row.count === undefined ? row.event : `${row.event} ${row.count}`);
+  }
+  return undefined;
+}
+
 /** @param {Params} params */
 function periodOf(params) {
   return { since: params.since ?? USUAL, until: params.until ?? "" };
@@ -272,6 +297,11 @@ function showRow(row, columns, context) {
   );
   const facts = Object.entries(row.facts ?? {});
   const isConnection = row.client_ip && row.event === undefined;
+  const word = row.reason ?? row.refusal ?? row.alarm ?? row.action;
+  const meaning = h("p", { class: "muted" });
+  if (word) {
+    meaningOf(word).then((text) => replace(meaning, text === "" ? null : `${word}: ${text}.`));
+  }
   return openDialog({
     title: isConnection ? `Connection of ${row.client}` : `Event: ${row.event}`,
     className: "wide",
@@ -279,6 +309,7 @@ function showRow(row, columns, context) {
       const leave = () => close(undefined);
       const link = (/** @type {string} */ text, /** @type {string} */ href) => h("a", { class: "button", href, onclick: leave }, text);
       return [
+        meaning,
         h(
           "dl",
           { class: "fact-list" },

@@ -7,7 +7,7 @@ import { drawExplanation, explain } from "../connection/explanation.js";
 import { drawLife } from "../connection/life.js";
 import { patchChildren } from "../connection/patch.js";
 import { Rates } from "../connection/rates.js";
-import { drawSides } from "../connection/sides.js";
+import { drawSides, figuresHelp } from "../connection/sides.js";
 import { notifyProblem } from "../dialogs.js";
 import { h, keyed, replace, setAttribute, setText } from "../dom.js";
 import { formatBytes, formatCount, formatDuration, formatRate, formatTime, formatValue } from "../units.js";
@@ -103,7 +103,7 @@ class ConnectionView {
       this.why,
       card("life-title", "Timeline", this.life),
       card("rates-title", "Traffic", this.traffic, this.chart.element),
-      card("sides-title", row.closed_at ? "Which side was slow" : "Which side is slow", this.sides),
+      card("sides-title", row.closed_at ? "Which side was slow" : "Which side is slow", this.sides, figuresHelp()),
       card("facts-title", "Facts", this.facts),
       this.bytes,
       h(
@@ -387,7 +387,7 @@ class ConnectionView {
     look.addEventListener("change", () => view.setLook(look.value === "text" ? "text" : "hex"));
     replace(this.bytes, title, h("div", { class: "toolbar" }, record, tap, look), about, view.element);
 
-    const tapping = new Tapping(() => this.row?.id, {
+    const tapping = new Tapping(() => this.row ?? {}, {
       events: (events) => view.add(events),
       state: (isOn, text) => {
         setText(tap, isOn ? "Stop the tap" : "Start a live tap");
@@ -438,11 +438,11 @@ class ConnectionView {
 /** The stream of one connection's bytes. */
 class Tapping {
   /**
-   * @param {() => number} id
+   * @param {() => Row} row The connection.
    * @param {{events: (events: Row[]) => void, state: (isOn: boolean, text: string) => void}} listener
    */
-  constructor(id, listener) {
-    this.id = id;
+  constructor(row, listener) {
+    this.row = row;
     this.listener = listener;
     /** @type {EventSource | null} */
     this.source = null;
@@ -453,6 +453,12 @@ class Tapping {
     this.frame = 0;
   }
 
+  /** By its uid: after a restart of the server, its number would be another connection's. */
+  params() {
+    const { uid, id, service } = this.row();
+    return uid ? { service, filter: `uid:=${uid}` } : { filter: `id:${id}` };
+  }
+
   get isOn() {
     return this.source !== null;
   }
@@ -460,7 +466,7 @@ class Tapping {
   start() {
     this.droppedBytes = 0;
     this.hasMissed = false;
-    const source = new EventSource(address("tap", { filter: `id:${this.id()}` }));
+    const source = new EventSource(address("tap", this.params()));
     this.source = source;
     this.listener.state(true, "Waiting for the server …");
     source.onopen = () => this.tell();
@@ -517,7 +523,7 @@ class Tapping {
     try {
       const abort = new AbortController();
       setTimeout(() => abort.abort(), 3000);
-      await get("tap", { filter: `id:${this.id()}` }, { signal: abort.signal });
+      await get("tap", this.params(), { signal: abort.signal });
       this.listener.state(false, "The tap has ended.");
     } catch (error) {
       if (error instanceof Problem) this.listener.state(false, `There is no tap: ${error.detail || error.title}`);

@@ -204,6 +204,20 @@ def test_what_the_page_shows_of_a_tap_is_bounded(open_page: OpenPage, site: Site
     assert len(text) < 2_000_000  # 5 characters for each byte of a hex dump
 
 
+def test_what_waits_while_nothing_is_drawn_is_bounded(page: Page) -> None:
+    waiting, skipped = page.evaluate(
+        """async () => {
+            const { Tapping } = await import("/page/connection/tapping.js");
+            const tapping = new Tapping(() => ({}), {events: () => {}, state: () => {}});
+            const data = btoa("x".repeat(3000));
+            for (let count = 0; count < 1000; count += 1) tapping.take({event: "data", data});
+            return [tapping.waiting.length, tapping.skippedBytes];
+        }"""
+    )
+    assert waiting <= 256 * 1024 // 3000
+    assert skipped == (1000 - waiting) * 3000
+
+
 def test_closing_is_asked_and_explained(open_page: OpenPage, site: Site) -> None:
     client = site.connect()
     exchange(client, b"x")

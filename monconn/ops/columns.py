@@ -244,10 +244,12 @@ class Listing(Generic[R]):
 
     :param rows: in order; each is made as it is asked for, and is as things are at that moment.
     :param total: how many there are, of connections without offset and limit.
+    :param place: of a history, the place of the last row, for a query of those after it.
     """
 
     rows: Iterator[R]
     total: int
+    place: tuple[float, int] | None = None
 
 
 def _make_fields(cls: type[Row]) -> dict[str, Column]:

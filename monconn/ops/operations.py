@@ -423,8 +423,9 @@ class Operations:
 
         :param filter: over :data:`~monconn.ops.filter_keys.HISTORY_KEYS`.
         :param period: ``service``, ``client``, ``since``, ``until`` (wall-clock seconds),
-            ``reason`` and ``limit``, as :func:`monconn.sinks.history.query.make_filter` takes them;
-            and ``sort``, as :func:`~monconn.ops.sorting.parse_sort` does.
+            ``reason``, ``limit`` and ``after`` (a place of :class:`Listing`), as
+            :func:`monconn.sinks.history.query.make_filter` takes them; and ``sort``, as
+            :func:`~monconn.ops.sorting.parse_sort` does.
         :raises NotConfigured: no history is stored.
         :raises FilterError: the filter cannot be understood.
         :raises QuestionError: there is no such reason or order, or no time between since and until.

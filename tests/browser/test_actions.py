@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from .looking import Page, expect
+from .looking import Page, check_accessibility, expect
 from .site import Site, exchange
 
 CLIENT = "127.0.0.31"
@@ -27,6 +27,7 @@ def test_a_block_says_first_what_it_ends(open_page: Callable[..., Page], site: S
     dialog = page.get_by_role("dialog", name="Block 127.0.0.31")
     expect(dialog).to_contain_text("1 live connection will be ended")
     expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    check_accessibility(page)
     page.keyboard.press("Escape")
     exchange(client, b"still here")
     page.get_by_role("button", name="Block…").click()
@@ -63,6 +64,7 @@ def test_a_service_is_paused_drained_and_resumed(
     page.get_by_role("button", name="Pause web").click()
     dialog = page.get_by_role("dialog", name="Pause web?")
     expect(dialog).to_contain_text("No connection is ended by it")
+    check_accessibility(page)
     dialog.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("button", name="Pause web")).to_be_focused()
     page.get_by_role("button", name="Pause web").click()
@@ -92,6 +94,7 @@ def test_a_reload_shows_first_what_it_changes(open_page: Callable[..., Page], si
     site.config.write_text(json.dumps(settings))
     page.get_by_role("button", name="Reload configuration").click()
     expect(dialog).to_contain_text("services.web.conn_limit: 0 (no limit) → 77")
+    check_accessibility(page)
     dialog.get_by_role("button", name="Reload").click()
     expect(page.locator(".notice")).to_contain_text("1 setting changed")
     site.config.write_text("services: [")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .looking import Page, expect
+from .looking import Page, check_accessibility, expect
 from .site import CLIENTS
 
 
@@ -18,7 +18,8 @@ def test_history_is_chosen_by_pickers(open_page: Callable[..., Page]) -> None:
     assert "service=web&reason=client_reset" in page.url
     rows.get_by_role("button").click()
     dialog = page.get_by_role("dialog", name="Connection of")
-    expect(dialog).to_contain_text("client_reset")
+    expect(dialog).to_contain_text("client_reset: the client")
+    check_accessibility(page)
     page.keyboard.press("Escape")
     page.get_by_label("Client").fill("nonsense")
     page.get_by_label("Client").press("Enter")
@@ -59,3 +60,16 @@ def test_a_report_leads_to_what_it_counts(open_page: Callable[..., Page]) -> Non
     card.get_by_role("link", name="client_reset").click()
     expect(page.get_by_label("Reason")).to_have_value("client_reset")
     expect(page.locator(".plain-grid tbody tr")).to_have_count(1)
+
+
+def test_a_view_says_what_it_needs_where_that_is_missing(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    expect(page.locator(".card").first).to_be_visible()
+    session = page.request.get("/api/v1/session").json()
+    session["has"] |= {"history": False, "devices": False}
+    page.route("**/api/v1/session", lambda route: route.fulfill(json=session))
+    for view, key in (("history", "history:"), ("report", "history:"), ("devices", "devices:")):
+        page.goto(f"/#/{view}")
+        page.reload()
+        expect(page.locator(".not-configured pre")).to_contain_text(key)
+    expect(page.get_by_role("link", name="History")).to_have_count(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from monconn.errors import AddressError
@@ -55,11 +54,13 @@ def _unblock(call: Call) -> Response:
     return json_response(values)
 
 
-def _why(call: Call) -> Deferred[Response]:
+def _why(call: Call) -> Answer:
     def explain(failure: Failure) -> NoReturn:
         failure.trap(AddressError)
         raise Problem(404, str(failure.value), "unknown-client")
 
+    if (rest := following(call)) is not None:
+        return rest
     asked = call.operations.why(call.arguments["client"], service=call.arguments.get("service"))
     return asked.addCallbacks(lambda rows: rows_answer(call, iter(rows)), explain)
 

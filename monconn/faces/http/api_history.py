@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
+import struct
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from monconn.errors import QuestionError
 from monconn.faces.http import parameters as of
 from monconn.faces.http.encoding import json_response
 from monconn.faces.http.lists import rows_answer
@@ -13,29 +17,56 @@ from monconn.faces.http.routes import Call, Parameter, Route
 from monconn.model.actions import ACTION_KINDS
 from monconn.model.alarms import ALARM_KINDS
 from monconn.model.reasons import REASONS, REFUSALS
-from monconn.net.http.messages import Response
+from monconn.net.http.messages import Answer, Response
 from monconn.ops.columns import Listing
 from monconn.ops.history_queries import MOST_BUCKETS, USUAL_BUCKETS
 from monconn.ops.rows import HistoryConnectionRow, HistoryEventRow, ReportRow
 
 
-def _rows(call: Call, found: Deferred[Any]) -> Deferred[Response]:
-    def answer(listing: Listing[Any]) -> Any:
-        return rows_answer(call, listing.rows, is_continued=False)
-
-    return found.addCallback(answer)
-
-
 def _period(call: Call) -> dict[str, Any]:
-    return {"limit": of.USUAL_LIMIT, **call.arguments}
+    """The arguments of a query.
+
+    :raises ValueError: the cursor is none.
+    """
+    period = {"limit": of.USUAL_LIMIT, **call.arguments}
+    cursor = period.pop("cursor", None)
+    if cursor is None:
+        return period
+    if "sort" in period:
+        raise QuestionError("a cursor goes on with the latest first: leave sort out")
+    return {**period, "after": cursor}
+
+
+def _answer(call: Call, listing: Listing[Any]) -> Answer:
+    # The place of the last row says it all: nothing need be held.
+    is_full = listing.total == call.arguments.get("limit", of.USUAL_LIMIT)
+    has_more = is_full and listing.place is not None and "sort" not in call.arguments
+    others = {"next": cursor_of(listing.place)} if has_more and listing.place else {}
+    return rows_answer(call, listing.rows, others, is_continued=False)
+
+
+def cursor_of(place: tuple[float, int]) -> str:
+    """A place in a history as text, which needs no percent-encoding."""
+    return f"{struct.pack('>d', place[0]).hex()}-{place[1]}"
+
+
+def read_cursor(text: str) -> tuple[float, int]:
+    """The place that :func:`cursor_of` has made a text of."""
+    found = re.fullmatch("([0-9a-f]{16})-([0-9]{1,18})", text)
+    moment = struct.unpack(">d", bytes.fromhex(found[1]))[0] if found else math.nan
+    if found is None or not math.isfinite(moment):
+        raise ValueError("is no next of an answer")
+    return moment, int(found[2])
 
 
 def _history(call: Call) -> Deferred[Response]:
-    return _rows(call, call.operations.history(**_period(call)))
+    found: Deferred[Any] = call.operations.history(**_period(call))
+    return found.addCallback(lambda listing: _answer(call, listing))
 
 
 def _events(call: Call) -> Deferred[Response]:
-    return _rows(call, call.operations.history_events(**_period(call)))
+    found: Deferred[Any] = call.operations.history_events(**_period(call))
+    return found.addCallback(lambda listing: _answer(call, listing))
 
 
 def _reasons(call: Call) -> Deferred[Response]:
@@ -51,6 +82,12 @@ def _reason_of(words: tuple[str, ...], help: str) -> Parameter:
     return Parameter("reason", of.read_text, {"type": "string", "enum": list(words)}, help)
 
 
+_CURSOR = Parameter(
+    "cursor",
+    read_cursor,
+    {"type": "string", "pattern": "^[0-7][0-9a-e][0-9a-f]{14}-[0-9]{1,18}$"},
+    "The next of an answer: the rows that follow, with the same other arguments.",
+)
 _PERIOD = (of.SERVICE, of.CLIENT, of.SINCE, of.UNTIL)
 _REASONS_SCHEMA = {
     "type": "object",
@@ -91,6 +128,7 @@ ROUTES = (
             *_PERIOD,
             _reason_of(REASONS, "Only those that ended so."),
             of.LIMIT,
+            _CURSOR,
         ),
         HistoryConnectionRow,
         is_list=True,
@@ -111,6 +149,7 @@ ROUTES = (
                 "Only this refusal, alarm or action.",
             ),
             of.LIMIT,
+            _CURSOR,
         ),
         HistoryEventRow,
         is_list=True,

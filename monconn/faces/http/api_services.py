@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from monconn.faces.http import parameters as of
 from monconn.faces.http.encoding import json_response
-from monconn.faces.http.lists import rows_answer
+from monconn.faces.http.lists import following, rows_answer
 from monconn.faces.http.routes import Call, Parameter, Route
 from monconn.net.http.messages import Answer, Response
 from monconn.ops.operations import ChangeResult
@@ -18,7 +18,7 @@ from monconn.turns import result_of
 
 
 def _services(call: Call) -> Answer:
-    return rows_answer(call, call.operations.services())
+    return following(call) or rows_answer(call, call.operations.services())
 
 
 def _service(call: Call) -> Deferred[Response]:
@@ -37,7 +37,9 @@ def _service(call: Call) -> Deferred[Response]:
 
 def _ips(call: Call) -> Answer:
     arguments = call.arguments
-    return rows_answer(call, call.operations.ips(arguments["name"], arguments.get("filter")))
+    return following(call) or rows_answer(
+        call, call.operations.ips(arguments["name"], arguments.get("filter"))
+    )
 
 
 # -- actions

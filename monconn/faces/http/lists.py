@@ -35,13 +35,13 @@ def rows_answer(
     *,
     is_continued: bool = True,
 ) -> Answer:
-    """The first part of a list, as JSON; or the next one, if the request has a cursor.
+    """The first part of a list, as JSON.
 
     :param others: further members of the answer.
     :param is_continued: whether there is a cursor for the rest.
     """
     limit = call.arguments.get("limit", USUAL_LIMIT)
-    return following(call) or call.shared.walks.first(
+    return call.shared.walks.first(
         call.known_caller,
         call.request.path,
         _of_list(call),

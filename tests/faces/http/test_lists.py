@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
-from monconn.config.explain import Section, Setting
+from monconn.config.config import parse_file
+from monconn.config.explain import Section, Setting, explain
 from monconn.errors import ConfigError, Problem
 from monconn.ops.reload import Change, ReloadResult
 from monconn.ops.rows import ConnectionRow
@@ -326,6 +330,32 @@ def test_the_configuration_is_what_runs_with_where_it_is_written(api: Api) -> No
             ],
         }
     ]
+
+
+def test_the_configuration_has_no_secrets(api: Api, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2hunter2")
+    text = f"""
+        services: {{web: {{listen: ":80", backend: "10.0.0.5:80"}}}}
+        http: {{listen: 127.0.0.1:9180, tokens: {tmp_path}/tokens}}
+        notify:
+          - {{url: "https://ada:hunter2@example.com/hunter2?key=hunter2", secret: hunter2hunter2}}
+          - {{url: "http://127.0.0.1:9/hunter2", secret_file: {tmp_path}/secret}}
+        observers:
+          - {{use: "builtins:dict", password: hunter2, nested: {{api_key: hunter2}}}}
+          - {{use: "builtins:dict", url: "postgresql://ada:hunter2@example.com/db"}}
+    """
+    file = parse_file(textwrap.dedent(text), "monconn.yaml")
+    api.operations.configuration = lambda: explain(file)
+    answer = api.get("/api/v1/config")
+    assert "hunter2" not in json.dumps(answer)
+    shown = {
+        (section["path"], setting["key"]): setting["value"]
+        for section in answer["sections"]
+        for setting in section["settings"]
+    }
+    assert shown["notify[0]", "url"] == "https://example.com/..."
+    assert ("notify[1]", "secret_file") in shown
+    assert shown["services.web", "backend"] == "10.0.0.5:80"
 
 
 def test_a_reload_answers_what_has_changed(api: Api) -> None:

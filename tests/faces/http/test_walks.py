@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from monconn.faces.http import walks
+from monconn.faces.http.app import ROUTES
+from monconn.faces.http.routes import Route
 from monconn.faces.http.walks import MOST_OF_CALLER, MOST_WALKS, REST_SECONDS
 from monconn.turns import SLICE_SECONDS, WORK_SECONDS
 
@@ -147,6 +149,27 @@ def test_a_cursor_is_its_callers_own(api: Api) -> None:
 @pytest.mark.parametrize("cursor", ["", "x", ".", "x.1", "1", "\u0661.1", "a.-1"])
 def test_a_cursor_that_is_none(api: Api, cursor: str) -> None:
     assert api.ask("GET", f"{LIST}?cursor={cursor}").status == 404
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        each
+        for each in ROUTES
+        if any(parameter.name == "cursor" for parameter in each.parameters)
+        and not each.path.startswith("/api/v1/history")  # whose cursors hold nothing
+    ],
+    ids=lambda route: route.path,
+)
+def test_each_list_that_has_a_cursor_looks_for_it(api: Api, route: Route) -> None:
+    path = route.path.replace("{name}", "web")
+    for given in ("", "&client=10.0.0.1"):
+        reply = api.ask("GET", f"{path}?cursor=x.1{given}")
+        if reply.status != 400:  # an argument is missing, or is none of this list's
+            assert reply.json["type"] == "urn:monconn:problem:unknown-cursor"
+            break
+    else:
+        pytest.fail("the cursor is not looked for")
 
 
 def test_what_nobody_asks_for_is_not_held(api: Api) -> None:

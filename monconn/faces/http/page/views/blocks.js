@@ -14,6 +14,7 @@ import { formatCount, formatDuration, formatTime } from "../units.js";
  */
 
 const REFRESH_SECONDS = 3;
+const MOST_ROWS = 1000;
 
 /** @type {[string, string][]} Seconds and their words. */
 const TIMES = [
@@ -35,6 +36,7 @@ async function mount(root, params, context) {
   const { columns, keys } = await context.columns("blocks");
   let left = 0;
   let number = 0;
+  const more = h("p", { class: "warn" });
   const filter = new FilterField({
     label: "Filter of blocks",
     keys,
@@ -59,6 +61,7 @@ async function mount(root, params, context) {
     h("div", { class: "view-head" }, h("h1", null, "Blocked networks")),
     context.mayOperate ? form() : h("p", { class: "hint" }, "To block and unblock, the role operate is needed."),
     h("div", { class: "toolbar" }, filter.element, service.element),
+    more,
     table.element,
   );
 
@@ -149,10 +152,11 @@ async function mount(root, params, context) {
   async function refresh() {
     const mine = (number += 1);
     try {
-      const { rows } = await get("blocks", { filter: params.filter, service: params.service, limit: 1000, max_age: 1 });
+      const { rows } = await get("blocks", { filter: params.filter, service: params.service, limit: MOST_ROWS, max_age: 1 });
       if (mine === number) {
         filter.setProblem(null);
         table.setRows(rows);
+        replace(more, rows.length < MOST_ROWS ? null : `Only ${formatCount(MOST_ROWS)} are shown: a filter finds others.`);
       }
     } catch (error) {
       if (!(error instanceof Problem)) {

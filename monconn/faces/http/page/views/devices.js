@@ -19,11 +19,13 @@ const USUAL = "1h";
 /** By name: the order of the server, by when they were seen last, is another one each time. */
 const SORT = "device";
 const REFRESH_SECONDS = 3;
+/** How often so many are asked for again: some hundred kilobytes each time. */
+const SELDOM_SECONDS = 8;
+const MANY_ROWS = 200;
 /** Strips are asked for again after a part of their period, as they are no finer. */
 const LEAST_STRIP_SECONDS = 10;
 const STRIP_PARTS = 300;
-const PAGE_ROWS = 1000;
-const MOST_ROWS = 10_000;
+const MOST_ROWS = 1000;
 
 /** @type {Column} */
 const PRESENCE = { name: "presence", title: "WAS THERE", unit: "object", help: "When it was connected, and its alarms.", importance: 0, width: 12, usual: true };
@@ -167,18 +169,16 @@ class DevicesView {
     const { filter, service } = this.params;
     this.alarms.setAttribute("aria-pressed", String(/(^|\s)alarm:/.test(filter ?? "")));
     try {
-      const first = await get("devices", { filter, service, limit: PAGE_ROWS, max_age: 2 });
-      /** @type {Row[]} */
-      let rows = first.rows;
-      if (rows.length >= PAGE_ROWS) {
-        rows = await everyRow({ filter, service });
-      }
+      // No more than one answer, which all who look share.
+      const { rows } = /** @type {{rows: Row[]}} */ (await get("devices", { filter, service, limit: MOST_ROWS, max_age: 2 }));
       if (mine === this.number) {
         this.filter.setProblem(null);
         this.table.setRows(rows);
+        this.left = rows.length < MANY_ROWS ? REFRESH_SECONDS : SELDOM_SECONDS;
         const alarmed = rows.filter((row) => row.alarms.length > 0).length;
         const away = rows.filter((row) => row.connections === 0).length;
-        replace(this.count, `${formatCount(rows.length)} devices, ${formatCount(away)} away, ${formatCount(alarmed)} with an alarm`);
+        const text = `${formatCount(rows.length)} devices, ${formatCount(away)} away, ${formatCount(alarmed)} with an alarm`;
+        replace(this.count, rows.length < MOST_ROWS ? text : `The ${text}: those that were seen last. A filter finds others.`);
         this.forgetStrips(rows);
       }
     } catch (error) {
@@ -314,24 +314,6 @@ function withName(column) {
 /** @param {string[]} alarms */
 export function alarmTags(alarms) {
   return h("span", { class: "alarm-tags" }, ...alarms.map((each) => h("span", { class: "alarm-tag" }, `▲ ${each}`)));
-}
-
-/**
- * All devices of more than one answer has room for.
- *
- * @param {Record<string, string | undefined>} wanted
- */
-async function everyRow(wanted) {
-  /** @type {Row[]} */
-  const rows = [];
-  /** @type {string | undefined} */
-  let cursor;
-  do {
-    const page = await get("devices", { ...(cursor === undefined ? wanted : {}), cursor, limit: PAGE_ROWS });
-    rows.push(...page.rows);
-    cursor = page.next;
-  } while (cursor !== undefined && rows.length < MOST_ROWS);
-  return rows;
 }
 
 /** What the parts of a strip mean. */

@@ -7,6 +7,7 @@ import { periodPicker, problemOfFilter, serviceChoices, servicePicker, textField
 import { PlainTable } from "../plaintable.js";
 import { cellValue } from "../table.js";
 import { asDate, formatCount, formatValue } from "../units.js";
+import { meaningOf } from "../words.js";
 import { noHistory } from "./report.js";
 
 /**
@@ -296,6 +297,11 @@ function showRow(row, columns, context) {
   );
   const facts = Object.entries(row.facts ?? {});
   const isConnection = row.client_ip && row.event === undefined;
+  const word = row.reason ?? row.refusal ?? row.alarm ?? row.action;
+  const meaning = h("p", { class: "muted" });
+  if (word) {
+    meaningOf(word).then((text) => replace(meaning, text === "" ? null : `${word}: ${text}.`));
+  }
   return openDialog({
     title: isConnection ? `Connection of ${row.client}` : `Event: ${row.event}`,
     className: "wide",
@@ -303,6 +309,7 @@ function showRow(row, columns, context) {
       const leave = () => close(undefined);
       const link = (/** @type {string} */ text, /** @type {string} */ href) => h("a", { class: "button", href, onclick: leave }, text);
       return [
+        meaning,
         h(
           "dl",
           { class: "fact-list" },

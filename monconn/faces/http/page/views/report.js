@@ -1,9 +1,10 @@
 /** A period in figures: how much, why connections ended, who was there, when it was busy. */
 import { Problem, get } from "../api.js";
 import { stackedBars } from "../charts.js";
-import { h, replace } from "../dom.js";
+import { h, replace, setAttribute } from "../dom.js";
 import { momentOf, notConfigured, periodPicker, servicePicker, textField } from "../pickers.js";
 import { asDate, formatBytes, formatCount, formatDuration, formatTime } from "../units.js";
+import { meaningOf } from "../words.js";
 
 /**
  * @typedef {import("../types.js").Context} Context
@@ -322,6 +323,19 @@ function clients(found, amount) {
 }
 
 /**
+ * A link with what its word means, if it is one.
+ *
+ * @param {HTMLElement} link
+ * @param {string} word
+ */
+function explained(link, word) {
+  if (/^[a-z_]+$/.test(word)) {
+    meaningOf(word).then((text) => setAttribute(link, "title", text || null));
+  }
+  return link;
+}
+
+/**
  * Amounts by name as bars; nothing if there are none.
  *
  * @param {string} title
@@ -345,7 +359,7 @@ function bars(title, rows, format, href) {
         h(
           "li",
           null,
-          h("a", { href: href(name) }, name),
+          explained(h("a", { href: href(name) }, name), name),
           h(
             "span",
             { class: "amount" },

@@ -116,6 +116,9 @@ class Access(Service):
         self.tokens_path = files.tokens_path(config, config_path)
         self._keys_path = files.sessions_path(config, config_path)
         self._tokens = Tokens()
+        """Those in force."""
+        self._listed = Tokens()
+        """Those that the file had when it could be used last."""
         self._look = files.Look()
         self._fault = ""
         self._is_looking = False
@@ -186,9 +189,11 @@ class Access(Service):
             self._log.error("{fault}: no token is in force until then", fault=looked.fault)
         elif not looked.fault and self._fault:
             self._log.info("{path} can be used again", path=file_name(self.tokens_path))
-        before, self._tokens, self._fault = self._tokens, looked.tokens, looked.fault
-        if self.running and not looked.fault:
-            self._report_edit(before, looked.tokens)
+        self._tokens, self._fault = looked.tokens, looked.fault
+        if not looked.fault:
+            before, self._listed = self._listed, looked.tokens
+            if self.running:
+                self._report_edit(before, looked.tokens)
 
     def _report_edit(self, before: Tokens, after: Tokens) -> None:
         """Report what somebody has changed in the file."""
@@ -208,7 +213,7 @@ class Access(Service):
         def use(looked: files.Looked) -> T:
             self._changes += 1
             self._look, self._fault = looked.look, ""
-            self._tokens = looked.tokens or Tokens()
+            self._tokens = self._listed = looked.tokens or Tokens()
             return report()
 
         def explain(failure: Failure) -> T:

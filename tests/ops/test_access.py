@@ -198,6 +198,7 @@ def test_a_file_that_cannot_be_trusted_lets_nobody_in(
     world.look()
     assert world.access.token(token) is not None
     assert world.access.is_open(session)
+    assert len(world.noted.actions) == 2  # it was made, and somebody has logged in
 
 
 def test_a_file_of_another_user_is_refused(world: World) -> None:

@@ -110,6 +110,8 @@ class Guard:
         self._hosts = frozenset(("localhost", *own, *config.hosts))
         self._waiting: dict[Deferred[Response], IDelayedCall] = {}
         self._streams = Streams(clock)
+        self.most_waiting = MOST_WAITING
+        """How many guesses may wait; fewer where there are few places for clients."""
         self._failures = RateLimitedLog(clock, _LOG_LINES_PER_SECOND, self._write_summary)
 
     @property
@@ -275,7 +277,7 @@ class Guard:
             self._log.warn("HTTP request from {origin}: {why}", origin=origin, why=why)
         else:
             self._failures.add(why)
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= self.most_waiting:
             wait = (("Retry-After", "1"),)
             return _problem(429, "too many wrong tokens: try again", "too-many", wait)
         waiting: Deferred[Response] = Deferred(self._stop_waiting)

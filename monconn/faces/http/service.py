@@ -18,7 +18,7 @@ from monconn.clock import Clock
 from monconn.config.sections import HttpConfig, HttpTlsConfig
 from monconn.errors import ListenError, Remark
 from monconn.faces.http.app import ROUTES, HttpApp
-from monconn.faces.http.guard import SECURITY_HEADERS, Guard
+from monconn.faces.http.guard import MOST_WAITING, SECURITY_HEADERS, Guard
 from monconn.faces.http.health import health_routes
 from monconn.faces.http.page_files import PageFiles
 from monconn.faces.http.routes import Call, Route
@@ -125,6 +125,8 @@ class HttpService(Service):
         with _errors():
             limit = limit_of(self._reactor)
             self._factory = factory = make_factory(self._app, self._clock, limit)
+            # One that waits keeps its place: those who guess must not take all of them.
+            self._guard.most_waiting = min(MOST_WAITING, factory.limits.clients // 4)
             served: IProtocolFactory = factory
             if self._config.tls is not None:
                 self._tls = _TlsConnections(*_read_tls(self._config.tls))

@@ -451,3 +451,14 @@ def test_files_can_only_be_read(page: Callable[..., Any]) -> None:
     with pytest.raises(Problem) as raised:
         page("/", "POST")
     assert (raised.value.status, raised.value.headers) == (405, (("Allow", "GET, HEAD"),))
+
+
+@pytest_twisted.ensureDeferred
+async def test_those_who_guess_leave_places_for_others(world: World) -> None:
+    port = start(world)
+    service: Any = world.app._http
+    assert service._guard.most_waiting == service._factory.limits.clients // 4 == 64
+    service._guard.most_waiting = 0
+    wrong = {"Authorization": f"Bearer {'x' * 43}"}
+    assert (await ask(port, "/api/v1/session", headers=wrong))[0] == 429
+    assert (await ask(port, "/api/v1/session", headers=await token_of(world, "view")))[0] == 200

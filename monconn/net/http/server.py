@@ -199,11 +199,13 @@ class _Bodies:
         self._counts: Counter[int] = Counter()
 
     def add(self, body: bytes) -> None:
+        """Hold one for one more client."""
         self._counts[id(body)] += 1
         if self._counts[id(body)] == 1:
             self.size += len(body)
 
     def remove(self, body: bytes) -> None:
+        """Hold it for one less."""
         self._counts[id(body)] -= 1
         if not self._counts[id(body)]:
             del self._counts[id(body)]
@@ -265,8 +267,10 @@ class _Client(Protocol):
         """The present request and its answer; None until its head is there."""
         self._request: Request | None = None
         """The same, without its body."""
+        self._is_head = False
+        """Whether its method is HEAD: the answer has no body then."""
         self._is_whole = False
-        """Whether all of the present request was received."""
+        """Whether all of it was received."""
         self._body = bytearray()
         self._chunks = 0
         self._awaited: Deferred[Response] | None = None
@@ -389,7 +393,9 @@ class _Client(Protocol):
             or end.start() > most
             or received.count(b"\n", 0, end.start()) > MOST_HEADERS
         ):
-            raise _Refused(431, f"of at most {most} bytes and {MOST_HEADERS} headers")
+            status = 431 if b"\n" in received[:most] else 414  # is it the target that is too long?
+            detail = f"the head of a request may have {most} bytes and {MOST_HEADERS} headers"
+            raise _Refused(status, detail)
         head = bytes(received[: end.end()])
         del received[: end.end()]
         self._searched = 0
@@ -399,7 +405,6 @@ class _Client(Protocol):
         """Begin with a request whose head is there."""
         # An exchange of its own for each, which takes 10 µs: so none is kept while idle.
         exchange = self._exchange = h11.Connection(h11.SERVER)
-        self._request = None
         self._is_whole = False
         self._body.clear()
         self._chunks = 0
@@ -408,6 +413,7 @@ class _Client(Protocol):
         exchange.receive_data(raw)
         head = exchange.next_event()
         assert isinstance(head, h11.Request)  # as there is a whole head
+        self._is_head = head.method == b"HEAD"
         if head.http_version[:1] != b"1":
             raise _Refused(505, "the version must be HTTP/1.1")
         if head.method == b"CONNECT":
@@ -509,37 +515,30 @@ class _Client(Protocol):
     def _answer(self, exchange: h11.Connection, response: Response) -> None:
         """Begin to write an answer."""
         self._awaited = None
-        body = response.body
-        is_stream = not isinstance(body, bytes)
         if self._is_over or self._phase is not _Phase.WAITING:
-            if not isinstance(body, bytes):
-                body.stop()
+            _drop(response)
             return
-        if not isinstance(body, bytes) and len(self.factory.streams) >= self.factory.limits.streams:
-            body.stop()
+        streams, most = len(self.factory.streams), self.factory.limits.streams
+        if not isinstance(response.body, bytes) and streams >= most:
+            _drop(response)
             response = self._own(503, "there are too many streams", (("Retry-After", "10"),))
-            body = response.body
-        is_head = self._request is not None and self._request.method == "HEAD"
-        has_body = response.status not in (204, 304) and not is_head
         try:
             head = self._head_of(exchange, response)
         except Exception:
             self._log.failure("an answer could not be written")
-            if is_stream and not isinstance(body, bytes):
-                body.stop()
+            _drop(response)
             response = self._own(500)
-            body = response.body
             head = self._head_of(exchange, response)
-        if isinstance(body, bytes):
-            self._answer_body = body if has_body else b""
-            if self._answer_body:
-                self.factory.hold(self._answer_body)
-            self._write(_pieces(exchange, head, self._answer_body))
-        elif has_body:
-            self._stream(exchange, head, body)
-        else:
-            body.stop()
+        if self._is_head or response.status in (204, 304):
+            _drop(response)
             self._write(_pieces(exchange, head, b""))
+        elif isinstance(response.body, bytes):
+            if response.body:
+                self._answer_body = response.body
+                self.factory.hold(response.body)
+            self._write(_pieces(exchange, head, response.body))
+        else:
+            self._stream(exchange, head, response.body)
 
     def _own(self, status: int, detail: str = "", headers: Headers = ()) -> Response:
         """An answer that is not the handler's."""
@@ -575,6 +574,7 @@ class _Client(Protocol):
     def answered(self) -> None:
         """The whole answer is written: wait for the next request, or end."""
         exchange, self._exchange, self._request = self._exchange, None, None
+        self._is_head = False
         self._release()
         limits = self.factory.limits
         is_kept = exchange is not None and exchange.our_state is exchange.their_state is h11.DONE
@@ -714,6 +714,12 @@ class _PieceProducer:
 
     def stopProducing(self) -> None:
         """Implements ``IProducer.stopProducing``: the connection is lost."""
+
+
+def _drop(response: Response) -> None:
+    """Do not send an answer, of which only a stream has to know."""
+    if not isinstance(response.body, bytes):
+        response.body.stop()
 
 
 def _pieces(exchange: h11.Connection, head: bytes, body: bytes) -> Iterator[bytes]:

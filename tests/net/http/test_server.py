@@ -257,6 +257,14 @@ def test_a_head_may_have_as_many_bytes_in_whatever_pieces(either: World) -> None
         assert (status(either.connect(whole)), status(pieces)) == (expected, expected)
 
 
+def test_a_target_that_is_too_long_is_refused_as_one(either: World) -> None:
+    long = get(b"/" + b"x" * either.factory.limits.head_bytes)
+    pieces = either.connect()
+    for start in range(0, len(long), 1000):
+        either.send(pieces, long[start : start + 1000])
+    assert (status(either.connect(long)), status(pieces)) == (414, 414)
+
+
 def test_as_many_headers_as_take_long_are_refused(either: World) -> None:
     few, many = ([b"a:"] * count for count in (http_server.MOST_HEADERS - 1, 101))
     assert status(either.connect(get(b"/", *few))) == 200
@@ -373,6 +381,22 @@ def test_requests(world: World, sent: bytes, expected: int) -> None:
         assert b"Content-Type: application/problem+json\r\n" in whole.written
         assert b"Connection: close\r\n" in whole.written
         assert not world.requests
+
+
+def test_a_head_request_that_is_refused_gets_no_body(world: World) -> None:
+    both = (b"Content-Length: 1", b"Transfer-Encoding: chunked")
+    client = world.connect(get(b"/", method=b"HEAD") + get(b"/", *both, method=b"HEAD"))
+    for _ in range(2):
+        client.read_all()
+        world.turn()
+    assert statuses(client) == [200, 400]
+    assert client.written.endswith(b"\r\n\r\n")
+    after = world.connect(get(b"/", method=b"HEAD") + b"nonsense\r\n\r\n")
+    for _ in range(2):
+        after.read_all()
+        world.turn()
+    assert statuses(after) == [200, 400]
+    assert after.written.endswith(b"}\n")
 
 
 def test_what_a_request_is_made_of(world: World) -> None:
@@ -771,6 +795,7 @@ _PIECES = st.sampled_from(
         b"3\r\nabc\r\n",
         b"0\r\n\r\n",
         b"ffffffffffffffff\r\n",
+        b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
         b"Connection: close\r\n",
         b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
         b"A: " + b"b" * 9000,

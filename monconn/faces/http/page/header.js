@@ -1,7 +1,8 @@
 /**
  * What surrounds each view: navigation, whether the server is there, who is logged in, the theme.
  */
-import { byId, h, replace, setAttribute, setText } from "./dom.js";
+import { byId, h, replace, setAttribute, setText, svg } from "./dom.js";
+import { eventsButton } from "./events.js";
 import { showHelp } from "./keys.js";
 import { live } from "./live.js";
 import { formatCount, formatDuration, formatTime } from "./units.js";
@@ -73,9 +74,10 @@ function drawAll(session, { pages, link, logOut }) {
         h("span", { class: "who-name" }, session.name),
         h("span", { class: "role" }, session.role),
       ),
+      eventsButton(),
       themeButton(),
       h("button", { type: "button", class: "icon-button", "aria-label": "Keys and help", title: "Keys and help (?)", onclick: showHelp }, "?"),
-      h("button", { type: "button", class: "quiet", onclick: logOut }, "Log out"),
+      h("button", { type: "button", class: "quiet", title: "Log out", onclick: logOut }, h("span", { class: "log-out" }, "Log out"), doorIcon()),
     ),
   );
   drawState(live.state);
@@ -112,6 +114,15 @@ setInterval(() => {
     drawState(live.state);
   }
 }, 1000);
+
+/** Where there is no room for the words. */
+function doorIcon() {
+  return svg(
+    "svg",
+    { class: "door", viewBox: "0 0 16 16", width: 16, height: 16, "aria-hidden": "true" },
+    svg("path", { d: "M9 2.5H3.5v11H9M6.5 8h7m-2.5-2.5L13.5 8 11 10.5", fill: "none", stroke: "currentColor", "stroke-width": 1.5 }),
+  );
+}
 
 function themeButton() {
   const button = h("button", { type: "button", class: "icon-button", onclick: next });

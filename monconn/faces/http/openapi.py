@@ -37,7 +37,7 @@ _DESCRIPTION = """What monconn knows of connections, and what can be done to the
 
 Lists are `{"rows": [...], "next": "..."}`: `next` is there if there is more, and is the `cursor`
 of the request for it. Errors are problem details (RFC 9457). Beside the answers of each operation,
-any request may be answered with 408, 413, 417, 431, 500, 503 or 505 by the server itself."""
+any request may be answered with 408, 413, 414, 417, 431, 500, 503 or 505 by the server itself."""
 _ERRORS = {
     400: "Arguments that are wrong: `errors` names each of them.",
     401: "No token, a wrong one, or a session that has ended.",

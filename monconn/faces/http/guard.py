@@ -62,7 +62,9 @@ SECURITY_HEADERS: Headers = (
 )
 # No Strict-Transport-Security: it is for all ports of a host, which are not ours.
 
-_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,255})(?::([0-9]{1,5}))?")
+_AUTHORITY = re.compile(
+    r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_][A-Za-z0-9._-]{0,254})(?::([0-9]{1,5}))?"
+)
 _ORIGIN = re.compile(r"(https?)://([^/?#@\\\s]+)")
 _TARGET = re.compile(r"(?:https?)://([^/?#]*)", re.IGNORECASE)
 _BEARER = re.compile(r"bearer +(.*)", re.IGNORECASE)

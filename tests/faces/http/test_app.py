@@ -379,7 +379,7 @@ _SEGMENT = st.one_of(
 )
 
 
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(60), deadline=None)
 @given(
     method=st.sampled_from(["GET", "POST", "DELETE", "HEAD", "PATCH"]),
     route=st.sampled_from(ROUTES),

@@ -67,16 +67,16 @@ _THEME = TerminalTheme(
     ],
 )
 """The colours of :data:`monconn.faces.tui.theme.DARK`, for what a terminal shows."""
-PAGE_SECONDS = 150.0
+PAGE_SECONDS = 120.0
 """How long the demo has run before the page is shown: its charts have something to show by then."""
 _MOST_BYTES = 120_000
 """Of a picture of the page."""
 _VIEWS: tuple[tuple[str, str, bool, int, int], ...] = (
-    ("web-services", "services", False, 1100, 560),
-    ("web-connections", "connections", True, 1100, 560),
-    ("web-connection", "connections/5", False, 1100, 900),
-    ("web-closed", "closed", False, 1100, 640),
-    ("web-devices", "devices", True, 1100, 640),
+    ("web-services", "services", False, 1000, 470),
+    ("web-connections", "connections", True, 1000, 480),
+    ("web-connection", "connections/5", False, 1000, 680),
+    ("web-closed", "closed", False, 1000, 580),
+    ("web-devices", "devices", True, 1000, 540),
     ("web-phone", "connections", False, 360, 640),
 )
 """The pictures of the page: their names, what is shown, whether in the dark, width and height."""
@@ -216,7 +216,7 @@ async def _until_watched(app: TopApp, pilot: Pilot[int]) -> None:
 
 def _link(output: bytearray) -> str:
     """The link of the demo, which logs in."""
-    found = re.search(rb"http://127\.0\.0\.1:\S+", output)
+    found = re.search(rb"http://127\.0\.0\.1:\d+/#login\S+", output)
     if found is None:
         raise PictureError("monconn demo prints no link")
     return found[0].decode()
@@ -235,10 +235,11 @@ def _page_pictures(link: str) -> dict[Path, bytes]:
         page.wait_for_selector(".view-services")
         for name, place, is_dark, width, height in _VIEWS:
             picture = _picture_of(page, place, is_dark, width, height)
-            if len(picture) > _MOST_BYTES:
-                raise PictureError(f"{name}.png is too big: {len(picture):,} bytes")
             made[PICTURES / f"{name}.png"] = picture
         browser.close()
+    for path, picture in made.items():
+        if len(picture) > _MOST_BYTES:
+            raise PictureError(f"{path.name} is too big: {len(picture):,} bytes")
     return made
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from .looking import Page, check_accessibility, expect
 from .site import Site
@@ -56,3 +58,73 @@ def test_logging_out_holds_for_all_tabs(open_page: Callable[..., Page], site: Si
     for each in (page, other):
         expect(each.get_by_role("heading", name="Log in")).to_be_visible()
     assert page.request.get("/api/v1/session").status == 401
+
+
+_TRIES = """async (target) => {
+  const loaded = (tag, address) => new Promise((done) => {
+    const element = Object.assign(document.createElement(tag), {src: address});
+    element.onload = () => done("loaded");
+    element.onerror = () => done("refused");
+    document.head.append(element);
+  });
+  const sent = (path, options) => fetch(target + path, {credentials: "include", ...options}).then(
+    (answer) => answer.type + answer.status, () => "refused");
+  const body = JSON.stringify({});
+  return [
+    await sent("/api/v1/services"),
+    await sent("/api/v1/services", {mode: "no-cors"}),
+    await sent("/api/v1/services/web/pause", {method: "POST", mode: "no-cors", body}),
+    await sent("/api/v1/services/web/pause", {method: "POST", body, headers: {
+      "Content-Type": "application/json"}}),
+    await sent("/api/v1/session", {method: "DELETE"}),
+    await loaded("script", target + "/api/v1/services"),
+    await loaded("script", target + "/page/app.js"),
+    await loaded("img", target + "/page/icon.svg"),
+    await new Promise((done) => {
+      const events = new EventSource(target + "/api/v1/live", {withCredentials: true});
+      events.onopen = () => done("opened");
+      events.onerror = () => done("refused");
+    }),
+  ];
+}"""
+
+
+def test_a_page_of_another_port_gets_nothing_from_a_browser_that_is_logged_in(
+    open_page: Callable[..., Page], site: Site
+) -> None:
+    """To a browser it is the same site, so it sends our cookie along."""
+    page = open_page()
+    expect(page.locator(".view-services .card").first).to_be_visible()
+    ((name, value),) = [(each["name"], each["value"]) for each in page.context.cookies()]
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Stranger) as stranger:
+        threading.Thread(target=stranger.serve_forever, daemon=True).start()
+        other = page.context.new_page()
+        other.goto(f"http://127.0.0.1:{stranger.server_port}/")
+        assert set(other.evaluate(_TRIES, site.url)) == {"refused"}
+        # A cookie of the same name for a longer path is sent first (RFC 6265, 5.4).
+        other.evaluate("(name) => { document.cookie = `${name}=mine; path=/api/`; }", name)
+        other.evaluate(
+            "(target) => { const form = Object.assign(document.createElement('form'),"
+            " {method: 'POST', action: target, enctype: 'text/plain'});"
+            " document.body.append(form); form.submit(); }",
+            f"{site.url}/api/v1/services/web/pause",
+        )
+        expect(other.locator("body")).to_contain_text("pages of other sites")
+        stranger.shutdown()
+    assert "paused web" not in site.log
+    page.reload()
+    expect(page.locator(".view-services .card").first).to_be_visible()
+    assert value in [each["value"] for each in page.context.cookies()]
+
+
+class _Stranger(BaseHTTPRequestHandler):
+    """An empty page."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><title>another</title><body>")
+
+    def log_message(self, *_: object) -> None:
+        pass

@@ -689,6 +689,8 @@ class _Client(Protocol):
             self._answer(exchange, self._own(503, f"no answer within {ANSWER_SECONDS:g} s"))
             if awaited is not None:
                 awaited.cancel()
+        elif self._is_idle and self._received:
+            self._set_deadline(REQUEST_SECONDS)  # its next request has just come
         else:
             self.leave()
 

@@ -127,6 +127,19 @@ def test_an_idle_connection_is_closed_after_a_while(world: World) -> None:
     assert not world.factory.clients
 
 
+def test_a_request_that_comes_as_the_time_is_over_is_answered(world: World) -> None:
+    for sent, expected in ((GET, [200, 200]), (b"\r\n", [200])):
+        client = world.connect(GET)
+        client.read_all()
+        client.protocol.dataReceived(sent)  # in the turn in which the deadline strikes
+        client.protocol._too_late()
+        world.turn()
+        client.read_all()
+        assert statuses(client) == expected
+        world.clock.advance(world.factory.limits.idle_seconds)
+        assert client.how_closed == "closed"
+
+
 @pytest.mark.parametrize("line", [b"HTTP/1.0\r\n", b"HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"])
 def test_a_client_that_wants_no_other_request_is_disconnected(world: World, line: bytes) -> None:
     client = world.connect(b"GET / " + line + b"\r\n")

@@ -67,7 +67,7 @@ _THEME = TerminalTheme(
     ],
 )
 """The colours of :data:`monconn.faces.tui.theme.DARK`, for what a terminal shows."""
-PAGE_SECONDS = 150.0
+PAGE_SECONDS = 120.0
 """How long the demo has run before the page is shown: its charts have something to show by then."""
 _MOST_BYTES = 120_000
 """Of a picture of the page."""
@@ -216,7 +216,7 @@ async def _until_watched(app: TopApp, pilot: Pilot[int]) -> None:
 
 def _link(output: bytearray) -> str:
     """The link of the demo, which logs in."""
-    found = re.search(rb"http://127\.0\.0\.1:\S+", output)
+    found = re.search(rb"http://127\.0\.0\.1:\d+/#login\S+", output)
     if found is None:
         raise PictureError("monconn demo prints no link")
     return found[0].decode()

@@ -13,7 +13,8 @@ from monconn.roles import Role
 CODE_SECONDS = 60.0
 """How long a code may be used."""
 MOST_CODES = 64
-"""How many codes may wait; one more takes the place of the oldest."""
+"""How many codes of a role may wait; one more takes the place of the oldest. So those who may only
+view make no code of others useless."""
 
 
 @attrs.frozen
@@ -45,8 +46,9 @@ class Codes:
         :param seconds: how long it may be used.
         """
         self._drop_ended()
-        if len(self._grants) >= MOST_CODES:
-            del self._grants[next(iter(self._grants))]
+        alike = [each for each, (_, other) in self._grants.items() if other.role == grant.role]
+        if len(alike) >= MOST_CODES:
+            del self._grants[alike[0]]
         code = secrets.token_urlsafe(32)
         self._grants[_digest(code)] = (self._clock.seconds() + seconds, grant)
         return code

@@ -66,6 +66,15 @@ class Tokens:
     """The tokens that are in force."""
 
     known: tuple[Token, ...] = ()
+    _all: frozenset[Token] = attrs.field(
+        init=False,
+        eq=False,
+        repr=False,
+        default=attrs.Factory(lambda it: frozenset(it.known), True),
+    )
+
+    def __contains__(self, token: Token) -> bool:
+        return token in self._all
 
     def find(self, digest: bytes) -> Token | None:
         """The token of a digest; it takes the same time whichever it is."""

@@ -197,8 +197,8 @@ class Access(Service):
 
     def _report_edit(self, before: Tokens, after: Tokens) -> None:
         """Report what somebody has changed in the file."""
-        added = [each for each in after.known if each not in before.known]
-        gone = [each for each in before.known if each not in after.known]
+        added = [each for each in after.known if each not in before]
+        gone = [each for each in before.known if each not in after]
         if added:
             self._done("make_token", CONFIGURATION, _names(added), "in the file")
         if gone:
@@ -258,7 +258,7 @@ class Access(Service):
 
     def is_in_force(self, token: Token) -> bool:
         """Whether a token was neither revoked nor changed."""
-        return token in self._tokens.known
+        return token in self._tokens
 
     def session(self, cookie: str) -> Session | NoSession:
         """The session of a cookie, or why there is none."""
@@ -421,8 +421,10 @@ class Access(Service):
                     f"there is a token named {token.name} already: revoke it, or choose another"
                     " name"
                 )
-            if len(tokens.known) >= MOST_TOKENS:
-                raise QuestionError(f"there are {MOST_TOKENS:,} tokens already: revoke some")
+            # Those who may only view leave room for others.
+            most = MOST_TOKENS if giver == "operate" else MOST_TOKENS // 2
+            if len(tokens.known) >= most:
+                raise QuestionError(f"there are {most:,} tokens already: revoke some")
             return with_token(content, token, comment)
 
         def report() -> NewToken:

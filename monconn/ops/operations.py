@@ -156,7 +156,7 @@ class Operations:
         self.feed = Feed(registry, clock)
         self.reloader: Callable[..., Deferred[ReloadResult]] | None = None
         """Reads the configuration again; whoever runs one puts it here."""
-        self.configuration: Callable[[], list[Section]] | None = None
+        self.configuration: Callable[[], Iterable[Section]] | None = None
         """The settings that run, without what is secret; whoever runs some puts it here."""
         self.access: Access | None = None
         """Who may use the HTTP API; whoever serves it puts it here."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from monconn.addresses import Network
 from monconn.background import run_in_thread
 from monconn.clock import MonotonicClock
 from monconn.config.config import Config, ConfigFile
-from monconn.config.explain import Origin, Section, explain, origin_of
+from monconn.config.explain import Origin, Section, origin_of, sections
 from monconn.config.sections import (
     DevicesConfig,
     HistoryConfig,
@@ -371,10 +371,10 @@ class Application(MultiService):
             return None
         return origin_of(self._reloader.file, service, key, value, network)
 
-    def _explain(self) -> list[Section]:
+    def _explain(self) -> Iterator[Section]:
         """The settings that run."""
         assert self._reloader.file is not None
-        return explain(self._reloader.file)
+        return sections(self._reloader.file)
 
     def log_descriptors(self, before: int) -> None:
         """Say how many connections there may be.

@@ -122,3 +122,16 @@ def test_another_version_loads_the_page_again(open_page: Callable[..., Page], si
             }"""
         )
     expect(page.locator(".view-services .card").first).to_be_visible()
+
+
+def test_actions_of_others_are_told(open_page: Callable[..., Page], site: Site) -> None:
+    page = open_page()
+    expect(page.locator(".pill")).to_have_text("Live")
+    site.command("block", "192.0.2.1")
+    button = page.get_by_role("button", name="Alarms and actions: 1 new")
+    expect(button).to_be_visible()
+    button.click()
+    expect(page.get_by_role("dialog").get_by_role("listitem")).to_contain_text("192.0.2.1")
+    check_accessibility(page)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Alarms and actions", exact=True)).to_be_focused()

@@ -97,6 +97,10 @@ def test_there_are_not_too_many(world: World) -> None:
     world.write("\n".join(lines))
     with pytest.raises(QuestionError, match="there are 1,000 tokens already"):
         world.token()
+    world.write("\n".join(lines[: MOST_TOKENS // 2]))
+    with pytest.raises(QuestionError, match="there are 500 tokens already"):
+        result(world.access.make_token(ROOT, "view"))
+    world.token()
 
 
 @pytest.mark.parametrize("role", ["operate", "admin", ""])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
-from typing import Any
+from itertools import islice
 
 from twisted.internet.defer import Deferred
 
 from monconn.errors import UnknownConnection, quoted
 from monconn.faces.http import parameters as of
-from monconn.faces.http.encoding import CONTENT_TYPE, encode_rows, json_response
+from monconn.faces.http.encoding import encoded_in_turns, json_response
 from monconn.faces.http.lists import following, rows_answer
 from monconn.faces.http.routes import Call, Parameter, Route
 from monconn.model.flow import to_json
@@ -20,7 +19,6 @@ from monconn.ops.closing import CloseResult
 from monconn.ops.columns import Listing
 from monconn.ops.live_queries import LastingListing
 from monconn.ops.rows import ConnectionRow
-from monconn.turns import result_of
 
 
 def _connections(call: Call) -> Answer:
@@ -71,12 +69,7 @@ def _connection(call: Call) -> Deferred[Response]:
 
 def _recording(call: Call) -> Deferred[Response]:
     events = call.operations.recording(call.actor, _id(call), how="for the HTTP API")
-
-    def make() -> Generator[None, None, Response]:
-        encoded = yield from encode_rows(map(to_json, events), name="events")
-        return Response(200, encoded, CONTENT_TYPE)
-
-    return result_of(call.operations.clock, make())
+    return encoded_in_turns(call.operations.clock, map(to_json, events), name="events")
 
 
 # -- closing
@@ -101,12 +94,8 @@ def _close(call: Call) -> Deferred[Response]:
         values = {"closed": len(done.ids), "unknown": list(done.unknown)}
         if not dry_run:
             return json_response(values)
-        return result_of(call.operations.clock, make(done, values))
-
-    def make(done: CloseResult, values: dict[str, Any]) -> Generator[None, None, Response]:
-        rows = (row.to_json() for row, _ in zip(done.rows, range(of.MOST_ROWS), strict=False))
-        encoded = yield from encode_rows(rows, lambda: values)
-        return Response(200, encoded, CONTENT_TYPE)
+        rows = (row.to_json() for row in islice(done.rows, of.MOST_ROWS))
+        return encoded_in_turns(call.operations.clock, rows, lambda: values)
 
     return call.operations.close(call.actor, **call.arguments).addCallback(answer)
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from monconn.faces.http import parameters as of
-from monconn.faces.http.encoding import CONTENT_TYPE, encode_rows, json_response
+from monconn.faces.http.encoding import encoded_in_turns, json_response
 from monconn.faces.http.lists import following, rows_answer
 from monconn.faces.http.routes import Call, Parameter, Route
 from monconn.net.http.messages import Answer, Response
 from monconn.ops.device import MOST_ROWS, USUAL_ROWS, DeviceStory
 from monconn.ops.presence import MOST_ALARMS, MOST_INTERVALS, MOST_NAMES
 from monconn.ops.rows import ClientRow, DeviceRow
-from monconn.turns import result_of
 
 
 def _devices(call: Call) -> Answer:
@@ -29,17 +27,16 @@ def _devices(call: Call) -> Answer:
 def _device(call: Call) -> Deferred[Response]:
     arguments = call.arguments
 
-    def make(story: DeviceStory) -> Generator[None, None, Response]:
+    def answer(story: DeviceStory) -> Deferred[Response]:
         rows = (row.to_json() for row in story.rows)
-        encoded = yield from encode_rows(rows, lambda: {"device": story.head})
-        return Response(200, encoded, CONTENT_TYPE)
+        return encoded_in_turns(call.operations.clock, rows, lambda: {"device": story.head})
 
     return call.operations.device(
         arguments["name"],
         service=arguments.get("service"),
         since=arguments.get("since"),
         limit=arguments.get("limit", USUAL_ROWS),
-    ).addCallback(lambda story: result_of(call.operations.clock, make(story)))
+    ).addCallback(answer)
 
 
 _NAMES_PATTERN = rf"^([^,\\]|\\.)+(,([^,\\]|\\.)+){{0,{MOST_NAMES - 1}}}$"

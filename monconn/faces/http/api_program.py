@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -10,7 +11,7 @@ from monconn._version import __version__
 from monconn.errors import NotConfigured, QuestionError
 from monconn.faces.http import parameters as of
 from monconn.faces.http.columns import columns_json
-from monconn.faces.http.encoding import json_response
+from monconn.faces.http.encoding import CONTENT_TYPE, encode, encoded_in_turns, json_response
 from monconn.faces.http.lists import following, rows_answer
 from monconn.faces.http.problems import Problem
 from monconn.faces.http.routes import Call, Parameter, Route
@@ -49,8 +50,13 @@ def _log_out(call: Call) -> Response:
     return call.guard.log_out(call.request, call.known_caller)
 
 
+@cache
+def _encoded_columns() -> bytes:
+    return encode(columns_json())
+
+
 def _columns(call: Call) -> Response:
-    return json_response(columns_json())
+    return Response(200, _encoded_columns(), CONTENT_TYPE)
 
 
 def _word(call: Call) -> Response:
@@ -73,14 +79,14 @@ def _word(call: Call) -> Response:
 # -- the configuration
 
 
-def _config(call: Call) -> Response:
+def _config(call: Call) -> Deferred[Response]:
     if call.operations.configuration is None:
         raise NotConfigured("this program runs no configuration")
-    sections = [
+    sections = (
         {"path": each.path, "settings": [setting.to_json() for setting in each.settings]}
         for each in call.operations.configuration()
-    ]
-    return json_response({"sections": sections})
+    )
+    return encoded_in_turns(call.operations.clock, sections, name="sections")
 
 
 def _reload(call: Call) -> Deferred[Response]:

@@ -7,8 +7,11 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
 import orjson
+from twisted.internet.defer import Deferred
 
+from monconn.clock import Clock
 from monconn.net.http.messages import Headers, Response
+from monconn.turns import result_of
 
 CONTENT_TYPE = "application/json"
 
@@ -33,6 +36,17 @@ def encode(value: Any) -> bytes:
 def json_response(value: Any, status: int = 200, headers: Headers = ()) -> Response:
     """An answer that is short."""
     return Response(status, encode(value), CONTENT_TYPE, headers)
+
+
+def encoded_in_turns(
+    clock: Clock,
+    rows: Iterable[Any | None],
+    others: Callable[[], Mapping[str, Any]] = dict,
+    name: str = "rows",
+) -> Deferred[Response]:
+    """An answer that may be long; arguments are those of :func:`encode_rows`."""
+    encoded = result_of(clock, encode_rows(rows, others, name))
+    return encoded.addCallback(lambda body: Response(200, body, CONTENT_TYPE))
 
 
 def encode_rows(

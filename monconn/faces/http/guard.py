@@ -62,10 +62,13 @@ SECURITY_HEADERS: Headers = (
 )
 # No Strict-Transport-Security: it is for all ports of a host, which are not ours.
 
-_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,255})(?::([0-9]{1,5}))?")
+_AUTHORITY = re.compile(
+    r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_][A-Za-z0-9._-]{0,254})(?::([0-9]{1,5}))?"
+)
 _ORIGIN = re.compile(r"(https?)://([^/?#@\\\s]+)")
 _TARGET = re.compile(r"(?:https?)://([^/?#]*)", re.IGNORECASE)
 _BEARER = re.compile(r"bearer +(.*)", re.IGNORECASE)
+_NO_COOKIES = "pages of other sites need a token: cookies are not for them"
 _WRONG_TOKEN = "the token is wrong, or was revoked"
 _PORTS = {"http": "80", "https": "443"}
 
@@ -218,7 +221,7 @@ class Guard:
             return Caller(held.role, held.name, "token", lambda: self._access.is_in_force(held))
         origin = request.headers.get("origin")
         if origin is not None and self._is_allowed(origin, request):
-            return Unknown("pages of other sites need a token: cookies are not for them")
+            return Unknown(_NO_COOKIES)
         return self._session_of(request)
 
     def _session_of(self, request: Request) -> Caller | Unknown:
@@ -304,6 +307,9 @@ class Guard:
 
         :returns: 204 with the cookie; 401 if there is no such code or token, after a while.
         """
+        origin = request.headers.get("origin")
+        if origin is not None and self._is_allowed(origin, request):
+            return _problem(403, _NO_COOKIES, "foreign-origin")
         if code is not None:
             session = self._access.log_in(code, request.origin)
         else:

@@ -302,6 +302,11 @@ def test_a_page_of_an_allowed_origin_needs_a_token(world: World, guard: Guard) -
     assert isinstance(guard.identify(made), Unknown)
     made = request(origin=TOOLS, authorization=token, sec_fetch_site="cross-site")
     assert isinstance(guard.identify(made), Caller)
+    code = world.code()
+    made = request("POST", "/api/v1/session", origin=TOOLS)
+    assert guard.check(made) is None
+    assert status(guard.log_in(made, code=code)) == 403
+    assert status(guard.log_in(request("POST", "/api/v1/session"), code=code)) == 204
 
 
 def test_other_origins_get_no_cors(guard: Guard) -> None:

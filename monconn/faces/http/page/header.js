@@ -95,7 +95,7 @@ function drawState(state) {
     const seconds = Math.max(0, Math.round((Date.now() - state.since) / 1000));
     setText(
       banner,
-      `The server is gone since ${formatTime(state.since / 1000)} (${formatDuration(seconds)}): ${state.text}. ` +
+      `The server has been gone since ${formatTime(state.since / 1000)} (${seconds < 60 ? `${seconds}s` : formatDuration(seconds)}): ${state.text}. ` +
         "What is shown is as it was then; this page comes back by itself.",
     );
   }

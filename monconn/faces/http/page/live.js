@@ -174,11 +174,13 @@ export class Live {
   connect() {
     this.closeStream();
     const source = new EventSource(address("live"));
+    let hasBegun = false;
     this.source = source;
     this.openedAt = Date.now();
     for (const name of ["hello", "recent", "tick", "alarm", "action"]) {
       source.addEventListener(name, (event) => {
         if (this.source === source) {
+          hasBegun = true;
           const data = JSON.parse(/** @type {MessageEvent} */ (event).data);
           this.spread({ name, data });
         }
@@ -186,7 +188,7 @@ export class Live {
     }
     source.onerror = () => {
       if (this.source === source) {
-        this.lost("The connection to the server has ended");
+        this.lost(hasBegun ? "the connection to it has ended" : "it gives no live figures: perhaps to too many already");
       }
     };
   }
@@ -216,7 +218,7 @@ export class Live {
         throw error;
       }
       if (this.isLeader && error.status !== 401) {
-        this.lost(error.isGone ? "The server cannot be reached" : error.message);
+        this.lost(error.isGone ? "it cannot be reached" : error.message);
       }
       return;
     }
@@ -327,7 +329,7 @@ export class Live {
     if (this.isLeader) {
       const since = Math.max(this.heardAt, this.openedAt ?? 0);
       if (this.source !== null && now - since > SILENT_MILLISECONDS) {
-        this.lost("The server says nothing");
+        this.lost("it says nothing");
       }
     } else if (
       document.visibilityState === "visible" &&

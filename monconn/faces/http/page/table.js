@@ -517,6 +517,10 @@ export class Table {
       } else if (this.rows.get(this.activeIndex) !== undefined) {
         this.moveTo(this.activeIndex, false); // it has ended: the cursor stays where it is
       }
+    } else {
+      // The cursor has moved to where nothing was known yet.
+      const row = this.rows.get(this.activeIndex);
+      this.active = row === undefined ? null : String(key(row));
     }
     for (const row of page.rows) {
       if (this.selected.has(String(key(row)))) {

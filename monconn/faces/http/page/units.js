@@ -17,38 +17,52 @@ export function formatDuration(seconds) {
   if (seconds < 0) {
     return `-${formatDuration(-seconds)}`;
   }
-  if (Number(seconds.toFixed(3)) < 1) {
+  if (Number(fixed(seconds, 3)) < 1) {
     return formatMilliseconds(seconds * 1000);
   }
-  if (Number(seconds.toFixed(2)) < 10) {
-    return `${seconds.toFixed(2)}s`;
+  if (Number(fixed(seconds, 2)) < 10) {
+    return `${fixed(seconds, 2)}s`;
   }
-  if (Number(seconds.toFixed(1)) < 60) {
-    return `${seconds.toFixed(1)}s`;
+  if (Number(fixed(seconds, 1)) < 60) {
+    return `${fixed(seconds, 1)}s`;
   }
   // Rounded before the units are chosen, so that 3599.7 becomes 1h00m and never 60m00s.
-  const whole = Math.round(seconds);
+  const whole = Number(fixed(seconds, 0));
   if (whole < 3600) {
     return `${Math.floor(whole / 60)}m${twoDigits(whole % 60)}s`;
   }
-  const minutes = Math.round(seconds / 60);
+  const minutes = Number(fixed(seconds / 60, 0));
   if (minutes < 24 * 60) {
     return `${Math.floor(minutes / 60)}h${twoDigits(minutes % 60)}m`;
   }
-  const hours = Math.round(seconds / 3600);
+  const hours = Number(fixed(seconds / 3600, 0));
   return `${Math.floor(hours / 24)}d${twoDigits(hours % 24)}h`;
 }
 
 /** @param {number} milliseconds */
 function formatMilliseconds(milliseconds) {
-  if (Number(milliseconds.toFixed(1)) >= 10) {
-    return `${milliseconds.toFixed(0)}ms`;
+  if (Number(fixed(milliseconds, 1)) >= 10) {
+    return `${fixed(milliseconds, 0)}ms`;
   }
-  const rounded = Number(milliseconds.toFixed(2));
+  const rounded = Number(fixed(milliseconds, 2));
   if (rounded >= 1) {
-    return `${milliseconds.toFixed(1)}ms`;
+    return `${fixed(milliseconds, 1)}ms`;
   }
-  return rounded ? `${milliseconds.toFixed(2)}ms` : "0s";
+  return rounded ? `${fixed(milliseconds, 2)}ms` : "0s";
+}
+
+/**
+ * A number with so many digits after the point; of two that are as near, the even one, as Python
+ * does, where `toFixed` takes the larger.
+ *
+ * @param {number} value Not negative.
+ * @param {number} digits
+ */
+function fixed(value, digits) {
+  const power = 10 ** digits;
+  // Only a number with few binary digits lies exactly between two.
+  const isBetween = (value * 2 ** (digits + 1)) % 1 === 0 && (value * power) % 1 === 0.5;
+  return isBetween ? ((2 * Math.round((value * power) / 2)) / power).toFixed(digits) : value.toFixed(digits);
 }
 
 /** @param {number} number */

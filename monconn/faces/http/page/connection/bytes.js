@@ -13,7 +13,7 @@ import { formatBytes, formatCount } from "../units.js";
 /** The most bytes that a page shows; the oldest leave first. */
 export const MOST_BYTES = 256 * 1024;
 /** The most events that a page shows. */
-const MOST_EVENTS = 2000;
+export const MOST_EVENTS = 2000;
 const MISSING = { up: "client", down: "backend" };
 
 /**
@@ -134,6 +134,15 @@ export class ByteView {
     this.list.append(made);
     this.trim();
     if (isAtEnd) this.element.scrollTop = this.element.scrollHeight;
+  }
+
+  /**
+   * Bytes that are not shown, as there were more than there is room for.
+   *
+   * @param {number} count
+   */
+  skip(count) {
+    this.left += count;
   }
 
   /**

@@ -16,6 +16,12 @@ import { formatBytes, formatDuration, formatTime } from "../units.js";
  * @property {"" | "good" | "warn" | "bad"} tone
  */
 
+/** What the last item of a connection that has not ended is called. */
+const NOW = /** @type {Record<string, string>} */ ({
+  connecting: "Connecting to the backend",
+  half_closed: "Half-closed",
+  closing: "Being closed",
+});
 /** What the end of a side is called. */
 const ENDS = /** @type {Record<string, string>} */ ({
   fin: "in good order (FIN)",
@@ -107,7 +113,7 @@ export function drawLife(list, row) {
       h(
         "li",
         { class: "moment now", dataset: { key: "now" } },
-        h("span", { class: "moment-text" }, row.state === "connecting" ? "Connecting to the backend" : "Live"),
+        h("span", { class: "moment-text" }, NOW[row.state] ?? "Live"),
         h("span", { class: "moment-more" }, idle),
         h("span", { class: "moment-at" }, `${formatDuration(Number(row.age_seconds))} old`),
       ),

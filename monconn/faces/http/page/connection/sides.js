@@ -50,8 +50,8 @@ export function drawSides(root, row) {
       "div",
       { class: "sides" },
       h(
-        "section",
-        { class: `side-box${mark("client")}`, "aria-label": "Client" },
+        "div",
+        { role: "group", class: `side-box${mark("client")}`, "aria-label": "Client" },
         h("h3", null, "Client"),
         h("p", { class: "side-name" }, row.client),
         flag("client"),
@@ -59,8 +59,8 @@ export function drawSides(root, row) {
       ),
       linkBetween("client", row, mark("client_link"), flag("client_link")),
       h(
-        "section",
-        { class: `side-box own${mark("monconn")}`, "aria-label": "monconn" },
+        "div",
+        { role: "group", class: `side-box own${mark("monconn")}`, "aria-label": "monconn" },
         h("h3", null, "monconn"),
         h("p", { class: "side-name" }, row.service),
         flag("monconn"),
@@ -71,8 +71,8 @@ export function drawSides(root, row) {
         ? linkBetween("backend", row, mark("backend_link"), flag("backend_link"))
         : h("div", { class: "side-link" }, h("p", { class: "muted" }, "a program's own factory")),
       h(
-        "section",
-        { class: `side-box${mark("backend")}`, "aria-label": "Backend" },
+        "div",
+        { role: "group", class: `side-box${mark("backend")}`, "aria-label": "Backend" },
         h("h3", null, "Backend"),
         h("p", { class: "side-name" }, row.backend || "within the program"),
         flag("backend"),
@@ -118,8 +118,8 @@ function linkBetween(side, row, mark, flag) {
     h("span", { class: "wire-down" }, `← ${formatBytes(row.down ?? 0)}`),
   );
   return h(
-    "section",
-    { class: `side-link${mark}`, "aria-label": `TCP between monconn and the ${side}` },
+    "div",
+    { role: "group", class: `side-link${mark}`, "aria-label": `TCP between monconn and the ${side}` },
     wire,
     flag,
     tcp ? figures(side, tcp) : h("p", { class: "muted" }, missing(row, side)),
@@ -191,5 +191,24 @@ function figures(side, tcp) {
         part ? h("span", { class: "share", "aria-hidden": "true" }, h("span", { style: { width: `${(100 * part).toFixed(1)}%` } })) : null,
       ),
     ]),
+  );
+}
+
+const MEANINGS = [
+  ["Round trip", "How long a segment and its acknowledgement take, smoothed, and how much that varies. Long: the network is slow, or far."],
+  ["Sent again", "Segments that were lost, or not acknowledged in time, of all that had data. Some percent of them make a connection slow."],
+  ["Unacknowledged", "Segments that are under way, of the congestion window: what the kernel dares to have under way."],
+  ["Send queue", "Bytes that the kernel holds and has not sent yet. It grows if the network, or who reads there, is slower than who sends."],
+  ["Window full", "How long the receive window of that side was full, of the time with something to send: its program does not read fast enough."],
+  ["Delivery rate", "What has reached that side a second, lately, as the kernel measures it."],
+];
+
+/** What the figures mean, for those who want to know. */
+export function figuresHelp() {
+  return h(
+    "details",
+    { class: "figures-help" },
+    h("summary", null, "What these figures mean"),
+    h("dl", { class: "connection-facts" }, MEANINGS.flatMap(([name, text]) => [h("dt", null, name), h("dd", null, text)])),
   );
 }

@@ -1,14 +1,14 @@
 /** One connection: how it goes, which side is slow, what is said, and why it ended. */
 import { blockClients, closeConnections } from "../actions.js";
-import { Problem, address, get, path } from "../api.js";
+import { Problem, get, path } from "../api.js";
 import { lineChart } from "../charts.js";
 import { ByteView } from "../connection/bytes.js";
 import { drawExplanation, explain } from "../connection/explanation.js";
 import { drawLife } from "../connection/life.js";
 import { patchChildren } from "../connection/patch.js";
 import { Rates } from "../connection/rates.js";
-import { drawSides } from "../connection/sides.js";
-import { notifyProblem } from "../dialogs.js";
+import { drawSides, figuresHelp } from "../connection/sides.js";
+import { Tapping } from "../connection/tapping.js";
 import { h, keyed, replace, setAttribute, setText } from "../dom.js";
 import { formatBytes, formatCount, formatDuration, formatRate, formatTime, formatValue } from "../units.js";
 
@@ -28,8 +28,6 @@ const STATES = /** @type {Record<string, string>} */ ({
 });
 /** How much time the chart of rates shows at least. */
 const LEAST_SECONDS = 120;
-/** Events of a tap, by the names that they have in the stream. */
-const FLOW_EVENTS = ["began", "data", "side_ended", "ended"];
 
 /** @type {import("../types.js").View} */
 export default {
@@ -103,7 +101,7 @@ class ConnectionView {
       this.why,
       card("life-title", "Timeline", this.life),
       card("rates-title", "Traffic", this.traffic, this.chart.element),
-      card("sides-title", row.closed_at ? "Which side was slow" : "Which side is slow", this.sides),
+      card("sides-title", row.closed_at ? "Which side was slow" : "Which side is slow", this.sides, figuresHelp()),
       card("facts-title", "Facts", this.facts),
       this.bytes,
       h(
@@ -387,8 +385,11 @@ class ConnectionView {
     look.addEventListener("change", () => view.setLook(look.value === "text" ? "text" : "hex"));
     replace(this.bytes, title, h("div", { class: "toolbar" }, record, tap, look), about, view.element);
 
-    const tapping = new Tapping(() => this.row?.id, {
-      events: (events) => view.add(events),
+    const tapping = new Tapping(() => this.row ?? {}, {
+      events: (events, skipped) => {
+        view.skip(skipped);
+        view.add(events);
+      },
       state: (isOn, text) => {
         setText(tap, isOn ? "Stop the tap" : "Start a live tap");
         setAttribute(tap, "aria-pressed", isOn ? "true" : "false");
@@ -417,7 +418,7 @@ class ConnectionView {
       } catch (error) {
         if (!(error instanceof Problem)) throw error;
         view.element.hidden = true;
-        setText(about, noRecordingText(error));
+        setText(about, `There is no recording: ${error.detail || error.title}`);
       }
     });
     this.recordingKnown = (/** @type {Row} */ row) => {
@@ -433,106 +434,6 @@ class ConnectionView {
 
   /** @type {((row: Row) => void) | undefined} */
   recordingKnown;
-}
-
-/** The stream of one connection's bytes. */
-class Tapping {
-  /**
-   * @param {() => number} id
-   * @param {{events: (events: Row[]) => void, state: (isOn: boolean, text: string) => void}} listener
-   */
-  constructor(id, listener) {
-    this.id = id;
-    this.listener = listener;
-    /** @type {EventSource | null} */
-    this.source = null;
-    this.droppedBytes = 0;
-    this.hasMissed = false;
-    /** @type {Row[]} */
-    this.waiting = [];
-    this.frame = 0;
-  }
-
-  get isOn() {
-    return this.source !== null;
-  }
-
-  start() {
-    this.droppedBytes = 0;
-    this.hasMissed = false;
-    const source = new EventSource(address("tap", { filter: `id:${this.id()}` }));
-    this.source = source;
-    this.listener.state(true, "Waiting for the server …");
-    source.onopen = () => this.tell();
-    source.onerror = () => {
-      if (source.readyState === EventSource.CLOSED) this.refused();
-      else this.listener.state(true, "The server cannot be reached; the tap goes on as soon as it can.");
-    };
-    const take = (/** @type {MessageEvent} */ message) => this.take(JSON.parse(message.data));
-    source.onmessage = take;
-    for (const name of FLOW_EVENTS) source.addEventListener(name, /** @type {EventListener} */ (take));
-    source.addEventListener("dropped", (message) => {
-      this.droppedBytes = Number(JSON.parse(message.data).bytes);
-      this.tell();
-    });
-    source.addEventListener("missed", () => {
-      this.hasMissed = true;
-      this.tell();
-    });
-    source.addEventListener("end", (message) => {
-      this.droppedBytes = Number(JSON.parse(message.data).dropped_bytes);
-      this.stop(`The tap has ended.${this.droppedText()}`);
-    });
-  }
-
-  /** @param {Row} event */
-  take(event) {
-    if (!FLOW_EVENTS.includes(event.event)) return;
-    this.waiting.push(event);
-    // At most once for each picture that the browser draws: a stream may be fast.
-    if (!this.frame) {
-      this.frame = requestAnimationFrame(() => {
-        this.frame = 0;
-        this.listener.events(this.waiting.splice(0));
-      });
-    }
-    if (event.event === "ended") {
-      this.stop(`${event.reason ? `The connection has ended: ${event.reason}.` : "The tap has ended."}${this.droppedText()}`);
-    }
-  }
-
-  droppedText() {
-    const dropped = this.droppedBytes ? ` ${formatCount(this.droppedBytes)} bytes came faster than they could be sent here, and were dropped.` : "";
-    const missed = this.hasMissed ? " While the server could not be reached, bytes were missed." : "";
-    return `${dropped}${missed}`;
-  }
-
-  tell() {
-    this.listener.state(true, `Live: bytes appear as they pass.${this.droppedText()}`);
-  }
-
-  /** The server has refused: an EventSource does not say why, a plain request does. */
-  async refused() {
-    this.stop("");
-    try {
-      const abort = new AbortController();
-      setTimeout(() => abort.abort(), 3000);
-      await get("tap", { filter: `id:${this.id()}` }, { signal: abort.signal });
-      this.listener.state(false, "The tap has ended.");
-    } catch (error) {
-      if (error instanceof Problem) this.listener.state(false, `There is no tap: ${error.detail || error.title}`);
-      else if (error instanceof DOMException) this.listener.state(false, "The tap has ended.");
-      else notifyProblem(error);
-    }
-  }
-
-  /** @param {string} text */
-  stop(text) {
-    if (this.source === null) return;
-    this.source.close();
-    this.source = null;
-    this.listener.state(false, text);
-  }
 }
 
 /**
@@ -602,10 +503,4 @@ function fieldLines(value, column) {
   const text = formatValue(value, unit);
   const isRounded = ["bytes", "seconds", "time", "bytes_per_second"].includes(unit);
   return [isRounded && text !== "-" && text !== String(value) ? `${text} (${value})` : text];
-}
-
-/** @param {Problem} problem */
-function noRecordingText(problem) {
-  if (problem.status === 403) return `There is no recording for you: ${problem.detail || problem.title}`;
-  return `There is no recording: ${problem.detail || problem.title}`;
 }

@@ -72,11 +72,11 @@ PAGE_SECONDS = 120.0
 _MOST_BYTES = 120_000
 """Of a picture of the page."""
 _VIEWS: tuple[tuple[str, str, bool, int, int], ...] = (
-    ("web-services", "services", False, 1100, 560),
-    ("web-connections", "connections", True, 1100, 560),
-    ("web-connection", "connections/5", False, 1100, 900),
-    ("web-closed", "closed", False, 1100, 640),
-    ("web-devices", "devices", True, 1100, 640),
+    ("web-services", "services", False, 1000, 470),
+    ("web-connections", "connections", True, 1000, 480),
+    ("web-connection", "connections/5", False, 1000, 680),
+    ("web-closed", "closed", False, 1000, 580),
+    ("web-devices", "devices", True, 1000, 540),
     ("web-phone", "connections", False, 360, 640),
 )
 """The pictures of the page: their names, what is shown, whether in the dark, width and height."""
@@ -235,10 +235,11 @@ def _page_pictures(link: str) -> dict[Path, bytes]:
         page.wait_for_selector(".view-services")
         for name, place, is_dark, width, height in _VIEWS:
             picture = _picture_of(page, place, is_dark, width, height)
-            if len(picture) > _MOST_BYTES:
-                raise PictureError(f"{name}.png is too big: {len(picture):,} bytes")
             made[PICTURES / f"{name}.png"] = picture
         browser.close()
+    for path, picture in made.items():
+        if len(picture) > _MOST_BYTES:
+            raise PictureError(f"{path.name} is too big: {len(picture):,} bytes")
     return made
 
 

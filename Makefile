@@ -7,6 +7,11 @@ VENV_LOWEST ?= .venv-3.10-lowest
 PYTHON_LOWEST = $(eval PYTHON_LOWEST := $(shell .ci/python 3.10))$(PYTHON_LOWEST)
 ARGS ?=
 
+# Checks the types of the page's scripts. The last one that is JavaScript, and so needs nothing but
+# Node.js; later ones are a program for each kind of machine.
+TYPESCRIPT = 5.9.3
+TSC = .typescript/node_modules/typescript/bin/tsc
+
 # Where `make install` puts the command.
 BIN ?= $(HOME)/.local/bin
 
@@ -53,13 +58,25 @@ test-lowest: $(VENV_LOWEST)/.has-lowest ## run the tests on Python 3.10 with the
 	@$(VENV_LOWEST)/bin/python -m pytest $(ARGS)
 
 .PHONY: check
-check: $(VENV)/.has-dev ## lint, formatting and types
+check: $(VENV)/.has-dev ## lint, formatting and types; of the page's scripts where Node.js is
 	@echo "monconn: ruff check"
 	@$(VENV)/bin/ruff check --output-format=concise .
 	@echo "monconn: ruff format --check"
 	@$(VENV)/bin/ruff format --check .
 	@echo "monconn: mypy"
 	@$(VENV)/bin/mypy
+	@if command -v node >/dev/null && command -v npm >/dev/null; then \
+		test -e .typescript/$(TYPESCRIPT) || { \
+			echo "monconn: installing TypeScript $(TYPESCRIPT) into .typescript"; \
+			rm -rf .typescript && mkdir .typescript && \
+			npm install --prefix .typescript --no-save --no-audit --no-fund --loglevel=error \
+				typescript@$(TYPESCRIPT) >/dev/null && touch .typescript/$(TYPESCRIPT); \
+		} && echo "monconn: tsc" && node $(TSC) --project tsconfig.json; \
+	elif [ -n "$$MONCONN_REQUIRE_PROGRAMS" ]; then \
+		echo "monconn: tsc needs node and npm (Debian: apt install nodejs npm)" >&2; exit 1; \
+	else \
+		echo "monconn: tsc is skipped: it needs node and npm (Debian: apt install nodejs npm)"; \
+	fi
 
 .PHONY: format
 format: $(VENV)/.has-dev ## format the code and fix what the linter can
@@ -94,6 +111,10 @@ bench: $(VENV)/.has-run ## measure monconn beside its peers, under 10 minutes; A
 soak: $(VENV)/.has-run ## load, kill and attack it for two minutes; ARGS="--seconds 3600": longer
 	@$(VENV)/bin/python soak/run.py $(ARGS)
 
+.PHONY: api-test
+api-test: $(VENV)/.has-api-test ## attack the HTTP API by its own description (schemathesis)
+	@$(VENV)/bin/python soak/http_api.py $(ARGS)
+
 .PHONY: full
 full: ## what CI has no time for: each Python found, long property tests, benchmarks, a long soak
 	@.ci/full
@@ -101,7 +122,7 @@ full: ## what CI has no time for: each Python found, long property tests, benchm
 .PHONY: clean
 clean: ## remove the environments, caches and everything built
 	@echo "monconn: removing environments, caches and everything built"
-	@rm -rf .venv .venv-* build dist *.egg-info
+	@rm -rf .venv .venv-* .typescript build dist *.egg-info
 	@rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache twisted/plugins/dropin.cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -114,13 +135,18 @@ $(VENV)/.has-run: $(VENV)/.made $(INPUTS)
 
 $(VENV)/.has-test: $(VENV)/.made $(INPUTS)
 	@echo "monconn: installing monconn and what its tests need into $(VENV)"
-	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[all,test]'
+	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[all,test,browser]'
 	@touch $(VENV)/.has-run $@
 
 $(VENV)/.has-dev: $(VENV)/.made $(INPUTS)
 	@echo "monconn: installing monconn, its tests' needs and the linters into $(VENV)"
 	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[all,dev]'
 	@touch $(VENV)/.has-run $(VENV)/.has-test $@
+
+$(VENV)/.has-api-test: $(VENV)/.made $(INPUTS)
+	@echo "monconn: installing monconn and schemathesis into $(VENV)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[all,api-test]'
+	@touch $(VENV)/.has-run $@
 
 $(VENV)/.has-docs: $(VENV)/.made $(INPUTS)
 	@echo "monconn: installing monconn and Sphinx into $(VENV)"

@@ -43,7 +43,8 @@ MANHOLE = ["Twisted[conch]>=24.11.0"]
 TUI = ["textual>=8.2.8", "rich>=14.2.0"]
 # h11 parses and writes HTTP/1.1 for both, and leaves sockets, time and bounds to us: twisted.web
 # serves all pipelined requests in one turn, and grants each byte of one its whole timeout anew.
-HTTP = ["h11>=0.14.0"]
+# Releases before 0.16 do not check the end of a chunk (CVE-2025-43859).
+HTTP = ["h11>=0.16.0"]
 METRICS = ["prometheus-client>=0.20.0", *HTTP]
 NOTIFY = ["apprise>=1.9.0", "paho-mqtt>=2.1.0"]  # the second is what Apprise speaks MQTT with
 TEST = [
@@ -54,8 +55,13 @@ TEST = [
     "pytest>=8.2.0",
     "pytest-twisted>=1.14.3",
     "hypothesis>=6.100.0",
+    "openapi-spec-validator>=0.7.1",
     "setuptools>=70.1.0",  # tests/test_packaging.py builds a wheel
 ]
+# Apart from TEST: Playwright brings a Node.js of its own, 140 MB, and what a browser shows does not
+# depend on which Python drives it. `make test` installs it, `make test-lowest` does not. It is
+# pinned to a release line, as it speaks with Debian's chromium by a protocol that changes.
+BROWSER = ["playwright~=1.65.0", "axe-playwright-python~=0.1.8"]
 
 setup(
     name="monconn",
@@ -120,9 +126,11 @@ setup(
         "notify": NOTIFY,
         "all": [*MANHOLE, *TUI, *METRICS, *HTTP, *NOTIFY],
         "test": TEST,
+        "browser": BROWSER,
         # Linters are pinned to a release line: a new rule is no reason for a red build.
         "dev": [
             *TEST,
+            *BROWSER,
             "build>=1.2",
             "twine~=7.0.0",
             "mypy~=2.4.0",
@@ -130,6 +138,8 @@ setup(
             "ruff~=0.17.6",
             "types-PyYAML",
         ],
+        # Reads /openapi.json and attacks the API: make api-test.
+        "api-test": ["schemathesis~=4.32.5"],
         "docs": ["sphinx~=9.0.4", "myst-parser~=5.2.0", "furo~=2025.12.19"],
     },
     entry_points={"console_scripts": ["monconn = monconn_command:main"]},

@@ -1,9 +1,10 @@
 """Make the pictures of README and docs: of ``monconn demo``, as it is now.
 
-Runs the demo for about half a minute, has ``monconn top`` show it, and runs the commands that list
-what it does. Each picture is an SVG that needs nothing from a network. From a clone::
+Runs the demo for some minutes, has ``monconn top`` and a browser show it, and runs the commands
+that list what it does. Each picture of a terminal is an SVG that needs nothing from a network;
+those of the page are PNGs. From a clone, with Debian's chromium::
 
-    .venv/bin/python docs/make_pictures.py
+    make .venv/.has-dev && .venv/bin/python docs/make_pictures.py
 
 Ends with exit status 1, and says why, if a picture cannot be made; none is left half written.
 """
@@ -16,6 +17,7 @@ import io
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -28,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
@@ -42,6 +45,7 @@ DOCS = Path(__file__).resolve().parent
 PICTURES = DOCS / "pictures"
 MONCONN = Path(sys.executable).with_name("monconn")
 START_SECONDS = 15.0
+SHOW_SECONDS = 6.0
 WATCH_SECONDS = 25.0
 """How long the demo is watched: its devices vanish, crash and storm by then."""
 COLUMNS, LINES = 80, 24
@@ -63,6 +67,19 @@ _THEME = TerminalTheme(
     ],
 )
 """The colours of :data:`monconn.faces.tui.theme.DARK`, for what a terminal shows."""
+PAGE_SECONDS = 120.0
+"""How long the demo has run before the page is shown: its charts have something to show by then."""
+_MOST_BYTES = 120_000
+"""Of a picture of the page."""
+_VIEWS: tuple[tuple[str, str, bool, int, int], ...] = (
+    ("web-services", "services", False, 1000, 470),
+    ("web-connections", "connections", True, 1000, 480),
+    ("web-connection", "connections/5", False, 1000, 680),
+    ("web-closed", "closed", False, 1000, 580),
+    ("web-devices", "devices", True, 1000, 540),
+    ("web-phone", "connections", False, 360, 640),
+)
+"""The pictures of the page: their names, what is shown, whether in the dark, width and height."""
 _COMMANDS: tuple[tuple[str, Sequence[str]], ...] = (
     ("list", ("list",)),
     ("list-closed", ("list", "--closed", "--limit", "14")),
@@ -86,17 +103,18 @@ def main() -> int:
             os.environ["XDG_RUNTIME_DIR"] = folder
             made = _make_all()
         PICTURES.mkdir(exist_ok=True)
-        for path, svg in made.items():
-            path.write_text(svg, encoding="utf-8")
-            print(f"{path.relative_to(DOCS.parent)}: {len(svg):,} characters")
+        for path, content in made.items():
+            path.write_bytes(content)
+            print(f"{path.relative_to(DOCS.parent)}: {len(content):,} bytes")
     except (PictureError, MonconnError, OSError) as error:
         print(f"make_pictures: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _make_all() -> dict[Path, str]:
+def _make_all() -> dict[Path, bytes]:
     with _demo() as (where, output):
+        began = time.monotonic()
         made = asyncio.run(_top_pictures(where))
         for name, arguments in _COMMANDS:
             command = [os.fspath(MONCONN), *arguments]
@@ -107,7 +125,9 @@ def _make_all() -> dict[Path, str]:
                 raise PictureError(f"monconn {' '.join(arguments)} lists nothing: {text!r}")
             made[PICTURES / f"{name}.svg"] = _terminal(text, f"$ monconn {' '.join(arguments)}")
         made[DOCS / "demo.svg"] = _terminal(_first_lines(output), "$ monconn demo", DEMO_COLUMNS)
-    return made
+        time.sleep(max(0.0, began + PAGE_SECONDS - time.monotonic()))
+        pages = _page_pictures(_link(output))
+    return {path: svg.encode() for path, svg in made.items()} | pages
 
 
 # -- the demo
@@ -189,6 +209,46 @@ async def _until_watched(app: TopApp, pilot: Pilot[int]) -> None:
         await pilot.pause(0.5)
     if not app.model.rows or not app.model.closed_rows or app.model.lost:
         raise PictureError(f"monconn top shows no connections: {app.model.lost or 'none came'}")
+
+
+# -- the page
+
+
+def _link(output: bytearray) -> str:
+    """The link of the demo, which logs in."""
+    found = re.search(rb"http://127\.0\.0\.1:\d+/#login\S+", output)
+    if found is None:
+        raise PictureError("monconn demo prints no link")
+    return found[0].decode()
+
+
+def _page_pictures(link: str) -> dict[Path, bytes]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        raise PictureError("the page needs a browser: apt install chromium")
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    made = {}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=options)
+        page = browser.new_page(reduced_motion="reduce")
+        page.goto(link)
+        page.wait_for_selector(".view-services")
+        for name, place, is_dark, width, height in _VIEWS:
+            picture = _picture_of(page, place, is_dark, width, height)
+            made[PICTURES / f"{name}.png"] = picture
+        browser.close()
+    for path, picture in made.items():
+        if len(picture) > _MOST_BYTES:
+            raise PictureError(f"{path.name} is too big: {len(picture):,} bytes")
+    return made
+
+
+def _picture_of(page: Page, place: str, is_dark: bool, width: int, height: int) -> bytes:
+    page.emulate_media(color_scheme="dark" if is_dark else "light", reduced_motion="reduce")
+    page.set_viewport_size({"width": width, "height": height})
+    page.evaluate("place => { location.hash = place }", f"#/{place}")
+    page.wait_for_timeout(SHOW_SECONDS * 1000)  # for rates, which are the difference of two answers
+    return page.screenshot()
 
 
 # -- terminals

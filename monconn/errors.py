@@ -109,6 +109,10 @@ class QuestionError(MonconnError, ValueError):
     """A query with arguments that are not valid."""
 
 
+class Conflict(QuestionError):
+    """What is asked for would be valid, and is not possible in the present state."""
+
+
 class NotConfigured(MonconnError):
     """A query or an action needs a part that is not configured."""
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import re
 import select
+import shlex
 import stat
 import time
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from monconn.errors import FileError
+from monconn.errors import FileError, os_error_text
 from monconn.units import format_bytes
 
 lost: Counter[str] = Counter(socket=0, json_log=0, history=0)
@@ -38,6 +43,22 @@ def state_folder() -> str:
     state = os.environ.get("XDG_STATE_HOME", "")
     state = state if os.path.isabs(state) else os.path.join("~", ".local", "state")
     return os.path.join(os.path.expanduser(state), "monconn")
+
+
+def state_path(kind: str, of: str, suffix: str) -> str:
+    """The path of a file of what outlasts the program, if none is configured.
+
+    In systemd's ``STATE_DIRECTORY`` (systemd.exec(5)), or else in the user's state folder. Its name
+    is that of what it is of and a hash of that: so two never meet.
+
+    :param kind: what it is.
+    :param of: what it is of, such as the path of a configuration.
+    """
+    folder = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    digest = hashlib.sha256(os.fsencode(of)).hexdigest()[:8]
+    stem = re.sub(r"[^A-Za-z0-9_-]", "_", Path(of).stem)[:40]
+    name = f"{kind}-{stem}-{digest}{suffix}"
+    return os.path.join(folder if os.path.isabs(folder) else state_folder(), name)
 
 
 def read_file(path: str, limit: int) -> bytes:
@@ -101,6 +122,88 @@ def read_until_end(path: str | os.PathLike[str], limit: int) -> bytes:
         return content
     finally:
         os.close(fd)
+
+
+def read_private_file(path: str, limit: int) -> bytes:
+    """The content of a file of secrets: this user's or root's, which nobody else can read, replace
+    or write to.
+
+    It blocks as long as the disk does.
+
+    :param limit: the size in bytes up to which it is read.
+    :raises FileNotFoundError: there is none.
+    :raises FileError: it is open to others, is no regular file, is too big, or cannot be read; the
+        message names it, and says what to do.
+    """
+    name = file_name(path)
+    try:
+        folder = os.path.dirname(os.path.realpath(path))
+        _require_own(name, "its folder belongs", os.stat(folder))
+        mode = os.stat(folder).st_mode
+        # In a sticky folder, such as /tmp, others cannot rename or remove what is not theirs.
+        if mode & 0o022 and not mode & stat.S_ISVTX:
+            fix = f"chmod go-w {shlex.quote(folder)}"
+            raise FileError(
+                f"{name}: others could replace it, as they may write to its folder: {fix}"
+            )
+        _require_regular(path, os.stat(path).st_mode)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        with open(fd, "rb") as file:
+            found = os.fstat(fd)
+            _require_regular(path, found.st_mode)
+            _require_own(name, "it belongs", found)
+            if found.st_mode & 0o077:
+                shown = f"mode {stat.S_IMODE(found.st_mode):04o}"
+                fix = f"chmod 600 {shlex.quote(path)}"
+                raise FileError(f"{name} is open to other users ({shown}): {fix}")
+            content = file.read(limit + 1) or b""  # None is EAGAIN, of files in /proc
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(error.errno, error.strerror) from None
+    except OSError as error:
+        raise FileError(f"{name} cannot be read: {os_error_text(error)}") from error
+    except ValueError:
+        raise FileError(f"{name} cannot be read: {path_fault(path)}") from None
+    if len(content) > limit:
+        raise FileError(f"{name} is too big: at most {format_bytes(limit)} are read")
+    return content
+
+
+def _require_own(name: str, whose: str, found: os.stat_result) -> None:
+    if found.st_uid not in (0, os.geteuid()):
+        raise FileError(
+            f"{name}: {whose} to another user (uid {found.st_uid}), who could let in whom he likes:"
+            f" chown it to uid {os.geteuid()}"
+        )
+
+
+def replace_file(path: str, pieces: Iterable[bytes]) -> None:
+    """Make or replace a file, which only this user may read.
+
+    It is whole under its name at any time: written under another one, on the disk, then renamed.
+
+    :raises OSError: it cannot be written; then the one before is still there. Whatever the pieces
+        raise, too.
+    """
+    draft = f"{path}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(draft)  # of a program that was killed
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(draft, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # else the name may still be the old file's after a loss of power
+    finally:
+        os.close(folder)
 
 
 def _require_regular(path: str, mode: int) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -138,6 +139,11 @@ class _Works:
         self._left_seconds = WORK_SECONDS  # of this turn
         self._timer: IDelayedCall | None = None
         self._is_running = False
+        self._began = 0.0
+
+    def running_seconds(self) -> float:
+        """For how long it has worked in this turn, up to now."""
+        return self._clock.seconds() - self._began if self._is_running else 0.0
 
     def add(self, work: _Work) -> None:
         is_first = not self._queue
@@ -147,7 +153,7 @@ class _Works:
 
     def _run(self, *, has_begun_turn: bool = False) -> None:
         seconds = self._clock.seconds
-        began = now = seconds()
+        self._began = began = now = seconds()
         ends = began + self._left_seconds
         self._is_running = True
         try:
@@ -158,7 +164,9 @@ class _Works:
                 now = seconds()
         finally:
             self._is_running = False
-            self._left_seconds -= seconds() - began
+            took = seconds() - began
+            self._left_seconds -= took
+            _worked[self._clock] = _worked.get(self._clock, 0.0) + took
             if not (self._queue or self._left_seconds < WORK_SECONDS):
                 del _works[self._clock]
             elif self._timer is None:
@@ -180,6 +188,15 @@ class _Works:
 
 
 _works: dict[Clock, _Works] = {}
+_worked: WeakKeyDictionary[Clock, float] = WeakKeyDictionary()
+
+
+def worked_seconds(clock: Clock) -> float:
+    """How long all work in turns with a clock has taken, ever, up to now: the difference of two
+    values is what was worked meanwhile."""
+    works = _works.get(clock)
+    running = works.running_seconds() if works is not None else 0.0
+    return _worked.get(clock, 0.0) + running
 
 
 class TurnQueue:

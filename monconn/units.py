@@ -132,6 +132,27 @@ def local_time(iso: str, *, always_dated: bool = False) -> str:
     return moment.strftime("%H:%M:%S" if is_short else "%Y-%m-%d %H:%M:%S")
 
 
+def parse_moment(text: str, now: float) -> float:
+    """Wall-clock seconds of a time: ``2h`` (ago), or ``2026-01-31T08:00``, in the local zone unless
+    it has one.
+
+    :param now: wall-clock seconds.
+    :raises UnitError: for anything else.
+    """
+    try:
+        return now - parse_duration(text)
+    except UnitError:
+        pass
+    try:
+        # Python 3.10 does not know Z, which RFC 3339 has.
+        return datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text)).astimezone().timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise UnitError(
+            f"{quoted(text)} is neither a time ago, such as 2h, nor a date, such as"
+            " 2026-01-31T08:00"
+        ) from None
+
+
 def sparkline(values: Sequence[float]) -> str:
     """One bar per value; the highest fills its cell, 0 is the lowest bar and nothing else is."""
     highest = max(values, default=0)

@@ -58,7 +58,7 @@ NOT_RUN = {
 SERVES = re.compile(
     r"(^|&& |\w=\S+ )(\S*/)?(monconn (-p|-c|-D|demo)|twistd|twist|python3 \w+\.py)\b"
 )
-FOLLOWS = re.compile(r"^(monconn (events|top|tap)|tail -F)")
+FOLLOWS = re.compile(r"^(monconn (events|top|tap)|tail -F|curl -sN)")
 TAPS = re.compile(r"^monconn tap ")
 TAP_SECONDS = 7
 """For a sample of what a tap shows: as long as a device of the demo stays away."""
@@ -99,6 +99,7 @@ services:
 history: {path: /var/lib/monconn/history.db}
 json_log: {path: /var/log/monconn/connections.json}
 metrics: {listen: 127.0.0.1:9101}
+http: {listen: 127.0.0.1:9180}
 manhole: {listen: 127.0.0.1:2222, authorized_keys: ~/.ssh/authorized_keys}
 """
 
@@ -525,7 +526,7 @@ class Machine:
         if by is not None:
             print(f"  {block.line}: run by {by}")
             return
-        if re.search(r"Client\(|open_read_only", block.text):
+        if re.search(r"Client\(|open_read_only|urlopen", block.text):
             self._need_server()
         else:
             self.close()

@@ -24,7 +24,7 @@ LOWEST_ROWS = (
 LOWEST = set[str]().union(*LOWEST_ROWS)
 CORE = LOWEST | {"model", "policy", "decode", "monitor"}
 SIDE_BY_SIDE = {"relay", "sinks", "devices"}  # none imports another
-BELOW_OPS = CORE | {"config", "net", "net.tls", "net.http", *SIDE_BY_SIDE}
+BELOW_OPS = CORE | {"config", "net", "net.tls", "net.http", "access", *SIDE_BY_SIDE}
 # What both ends of a connection need:
 ROWS = {
     "ops.columns",
@@ -59,9 +59,11 @@ OPS = ROWS | {
     "ops.triggers",
     "ops.operations",
     "ops.device",
+    "ops.presence",
     "ops.replay",
     "ops.why",
     "ops.reload",
+    "ops.access",
 }
 BELOW_FACES = BELOW_OPS | OPS
 # They know nothing of the server's side:
@@ -90,6 +92,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": CORE | {"net", "wrapping"},
     "relay": CORE | {"net", "net.tls"},
     **dict.fromkeys(SIDE_BY_SIDE - {"relay"}, CORE | {"config", "net", "net.http"}),
+    "access": CORE | {"config"},
     "ops": set(),
     "ops.columns": LOWEST,
     "ops.rows": LOWEST | {"ops.columns"},
@@ -101,6 +104,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.device_rows": LOWEST | {"ops.columns", "ops.explanations", "ops.text_table"},
     "ops.why_rows": LOWEST | {"ops.columns", "ops.text_table"},
     "ops.device": BELOW_OPS | ROWS,
+    "ops.presence": BELOW_OPS,
     "ops.why": BELOW_OPS | ROWS | {"ops.device"},
     "ops.explanations": LOWEST,
     "ops.account": LOWEST | {"ops.columns", "ops.explanations"},
@@ -121,6 +125,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.blocks": CORE | ROWS,
     "ops.replay": LOWEST | {"model"},
     "ops.reload": LOWEST,
+    "ops.access": CORE | {"config", "access", "ops.reporting", "ops.rows"},
     "ops.taps": CORE | ROWS,
     "ops.triggers": BELOW_OPS | ROWS,
     "ops.captures": BELOW_OPS | ROWS | {"ops.reporting", "ops.taps", "ops.triggers"},
@@ -139,11 +144,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         "ops.forget",
         "ops.blocks",
         "ops.device",
+        "ops.presence",
         "ops.taps",
         "ops.captures",
         "ops.payload",
         "ops.why",
         "ops.reload",
+        "ops.access",
     },
     "faces": set(),
     "faces.control": set(),

@@ -67,7 +67,16 @@ def make_wheel(source: Path, folder: Path) -> Path:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources, with its links: a build leaves files beside setup.py."""
     path = tmp_path_factory.mktemp("source") / "source"
-    made = (".venv*", ".git", ".*_cache", "*.egg-info", "__pycache__", "build", "dist")
+    made = (
+        ".venv*",
+        ".typescript",
+        ".git",
+        ".*_cache",
+        "*.egg-info",
+        "__pycache__",
+        "build",
+        "dist",
+    )
     ignored = shutil.ignore_patterns(*made, ".hypothesis", "dropin.cache")
     shutil.copytree(ROOT, path, ignore=ignored, symlinks=True)
     return path
@@ -128,7 +137,19 @@ def test_wheel_holds_nothing_else(names: list[str]) -> None:
     assert sorted(data) == ["share/man/man1/monconn.1", "share/man/man5/monconn.yaml.5"]
     others = {name for name in names if name.startswith("monconn/") and not name.endswith(".py")}
     pages = {f"monconn/docs/{path.name}" for path in ROOT.glob("docs/*.md")}
-    assert others == {"monconn/py.typed", *pages}
+    assert others == {"monconn/py.typed", *pages, *files_of_the_page()}
+
+
+def files_of_the_page() -> set[str]:
+    """What a browser is sent."""
+    folder = ROOT / "monconn" / "faces" / "http" / "page"
+    return {str(path.relative_to(ROOT)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_wheel_holds_the_page(names: list[str]) -> None:
+    page = "monconn/faces/http/page"
+    assert {f"{page}/{name}" for name in ("index.html", "style.css", "app.js")} <= set(names)
+    assert any(name.startswith(f"{page}/views/") for name in names)
 
 
 def test_wheel_is_typed(names: list[str]) -> None:

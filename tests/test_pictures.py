@@ -33,3 +33,14 @@ def test_every_picture_of_the_script_is_there() -> None:
     }
     assert len(names) == 11
     assert {f"{name}.svg" for name in names} <= {path.name for path in SVGS}
+
+
+def test_the_pictures_of_the_page_are_there_and_small() -> None:
+    script = (ROOT / "docs" / "make_pictures.py").read_text()
+    names = re.findall(r'^    \("(web-[\w-]+)", "', script, re.M)
+    assert len(names) == 6
+    found = {path.stem: path for path in (ROOT / "docs" / "pictures").glob("*.png")}
+    assert set(found) == set(names)
+    for path in found.values():
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size <= 120_000

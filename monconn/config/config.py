@@ -43,6 +43,7 @@ from monconn.config.sections import (
     State,
     StateConfig,
     as_controls,
+    http_at,
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
@@ -197,8 +198,9 @@ class Config:
     json_log: JsonLog = None
     """The log for programs; None for none."""
     metrics: Metrics = None
-    http: Http = None
     """Metrics for Prometheus; None for none."""
+    http: Http = None
+    """The HTTP API, and the page for browsers; None for none."""
     history: History = None
     """Past connections and events, in a file; None for none."""
     state: State = None
@@ -345,11 +347,11 @@ def _configured(
     return ConfigFile(config, source, root, tuple(sources), stamps or {})
 
 
-def from_pairs(pairs: Iterable[str], *, record: bool = False) -> Config:
+def from_pairs(pairs: Iterable[str], *, record: bool = False, http: str | None = None) -> Config:
     """Services from ``LISTEN=BACKEND`` pairs, each named by its LISTEN as written.
 
     :param record: whether each has a recorder.
-
+    :param http: where the page and the HTTP API are served; None for nowhere.
     :raises ConfigError: with all problems.
     """
     services: dict[str, ServiceConfig] = {}
@@ -372,11 +374,19 @@ def from_pairs(pairs: Iterable[str], *, record: bool = False) -> Config:
         messages += [f"{written[name]}: {message}" for name, message in check(services.values())]
     if not services and not messages:
         messages.append("no services: write LISTEN=BACKEND, such as :80=10.0.0.5:80")
+    config = Config(tuple(services.values()))
+    if record:
+        recorded = tuple(each.changed(recorder=True) for each in services.values())
+        config = attrs.evolve(config, services=recorded)
+    if http is not None:
+        try:
+            config = attrs.evolve(config, http=http_at(http))
+        except AddressError as error:
+            messages.append(f"--http: {error}")
+        messages += [f"--http: {text}" for _, text in taken_by_others(config, config.services)]
     if messages:
         raise ConfigError([Problem(_SOURCE_OF_PAIRS, None, "", message) for message in messages])
-    if not record:
-        return Config(tuple(services.values()))
-    return Config(tuple(each.changed(recorder=True) for each in services.values()))
+    return config
 
 
 def _is_go_style(root: Node) -> bool:

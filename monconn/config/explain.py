@@ -133,9 +133,15 @@ def explain(file: ConfigFile, usual: Mapping[str, str] | None = None) -> list[Se
     :param usual: texts of values that are chosen at the start, by paths such as
         ``control.listen``.
     """
+    return list(sections(file, usual))
+
+
+def sections(file: ConfigFile, usual: Mapping[str, str] | None = None) -> Iterator[Section]:
+    """The same, section by section: of a thousand services, all at once would take too long."""
     usual = usual or {}
-    sections = [_service(file, each) for each in file.config.services]
-    sections += _controls(file, usual)
+    for service in file.config.services:
+        yield _service(file, service)
+    yield from _controls(file, usual)
     for name in SECTIONS[1:]:
         section = getattr(file.config, name)
         line = None if file.is_go_style else file.line_of((name,))
@@ -150,17 +156,16 @@ def explain(file: ConfigFile, usual: Mapping[str, str] | None = None) -> list[Se
             settings = [Setting(name, place, origin, line, file=source)]
         else:
             settings = list(_fields(file, section, (name,), "", usual))
-        sections.append(Section(name, line, settings))
+        yield Section(name, line, settings)
     for index, output in enumerate(file.config.notify):
         section_path = ("notify", index)
         settings = list(_fields(file, output, section_path, "", usual))
-        sections.append(Section(f"notify[{index}]", file.line_of(section_path), settings))
+        yield Section(f"notify[{index}]", file.line_of(section_path), settings)
     for index, observer in enumerate(file.config.observers):
         path = ("observers", index)
         source, line = file.place_of(path)
         settings = list(_observer(observer, source))
-        sections.append(Section(f"observers[{index}]", line, settings))
-    return sections
+        yield Section(f"observers[{index}]", line, settings)
 
 
 def _controls(file: ConfigFile, usual: Mapping[str, str]) -> list[Section]:

@@ -17,6 +17,7 @@ ActorKind = Literal[
     "certificate",
     "ssh",
     "token",
+    "session",
     "signal",
     "code",
     "configuration",
@@ -41,6 +42,11 @@ ActionKind = Literal[
     "capture_start",
     "capture_stop",
     "read_recording",
+    "log_in",
+    "log_out",
+    "log_out_all",
+    "make_token",
+    "revoke_token",
     "stop",
     "stop_now",
 ]
@@ -84,8 +90,13 @@ class Actor:
 
     @classmethod
     def token(cls, name: str) -> Actor:
-        """A client of the HTTP API, by the name of its token, or of whom its session is."""
+        """A client of the HTTP API, by the name of its token."""
         return cls("token", name)
+
+    @classmethod
+    def session(cls, name: str) -> Actor:
+        """A browser that uses the HTTP API, by whom it has logged in for."""
+        return cls("session", name)
 
     @classmethod
     def signal(cls, name: str) -> Actor:
@@ -102,6 +113,7 @@ class Actor:
         return {
             "certificate": f"certificate {name}",
             "token": f"token {name}",
+            "session": f"{name}, in a browser",
             "signal": f"signal {name}",
             "configuration": "the configuration",
             "nobody": "nobody",
@@ -201,6 +213,11 @@ class Action:
             "capture_start": f"began to capture {target} at {where}",
             "capture_stop": f"stopped capturing {target} at {where}",
             "read_recording": f"read what was recorded of {target}",
+            "log_in": f"logged in with the role {target}{detail}",
+            "log_out": "logged out",
+            "log_out_all": "logged all browsers out",
+            "make_token": f"made the token {target}{detail}",
+            "revoke_token": f"revoked the token {target}{detail}",
             "stop": f"stopping ({ended} live)",
             "stop_now": f"stopping at once ({ended} live)",
         }[self.kind]

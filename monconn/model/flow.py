@@ -10,7 +10,8 @@ missing wherever an ``offset`` is higher than what came before it, and at the en
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import attrs
@@ -147,6 +148,25 @@ def to_json(event: FlowEvent) -> dict[str, Any]:
     if isinstance(event, Data):
         fields["data"] = base64.b64encode(event.data).decode("ascii")
     return {"event": event.kind, **fields}
+
+
+def encode(event: FlowEvent) -> bytes:
+    """What :func:`to_json` gives, as JSON text."""
+    if not isinstance(event, Data):
+        return json.dumps(to_json(event)).encode()
+    # json.dumps would search the text of 58 kB for what it has to escape: 0.2 ms of 0.3 ms.
+    head = json.dumps(to_json(attrs.evolve(event, data=b""))).encode()
+    assert head.endswith(b'"data": ""}')
+    return head.removesuffix(b'"}') + base64.b64encode(event.data) + b'"}'
+
+
+def in_pieces(event: FlowEvent, most: int) -> Iterator[FlowEvent]:
+    """An event, or in its place several, none of which has more bytes of its connection."""
+    if not isinstance(event, Data) or len(event.data) <= most:
+        yield event
+        return
+    for at in range(0, len(event.data), most):
+        yield attrs.evolve(event, offset=event.offset + at, data=event.data[at : at + most])
 
 
 def from_json(values: Mapping[str, Any]) -> FlowEvent | None:

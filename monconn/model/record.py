@@ -413,6 +413,23 @@ class ConnectionRecord:
         """``client_end`` or ``backend_end``."""
         return self.client_end if side == "client" else self.backend_end
 
+    def ended_since(self, side: Side) -> float | None:
+        """When a side has ended, as well as the record knows; None if it has not.
+
+        Of a side that ended in order after the other, and of one that failed, it is when the reason
+        was decided.
+        """
+        how = self.end_of(side)
+        if how == "none":
+            return None
+        if how == "fin":
+            # A wrapped protocol that is told of no half-close ends with its client: none is noted.
+            if self.first_end == side and self.half_closed is not None:
+                return self.half_closed
+            if side == "backend" and self.backend_ended is not None:
+                return self.backend_ended
+        return self.closed if self.ending is None else self.ending
+
     def note_end(self, side: Side, how: SideEnd) -> None:
         """Record how a side ended.
 

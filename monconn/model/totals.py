@@ -6,12 +6,12 @@ from collections import Counter
 
 import attrs
 
-from monconn.model.reasons import Refusal
+from monconn.model.reasons import Reason, Refusal
 
 
 @attrs.define
 class Totals:
-    """Connections opened, bytes either way, and clients refused, by refusal."""
+    """Connections opened, bytes either way, clients refused, by refusal, and ends, by reason."""
 
     opened: int = 0
     up: int = 0
@@ -19,6 +19,8 @@ class Totals:
     refused: Counter[Refusal] = attrs.field(factory=Counter)
     would_refuse: Counter[Refusal] = attrs.field(factory=Counter)
     """Clients let in that rules in ``dry_run`` would have refused."""
+    closed: Counter[Reason] = attrs.field(factory=Counter)
+    """Connections that are over. In a history of an earlier version they were not counted."""
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(
@@ -27,6 +29,7 @@ class Totals:
             self.down + other.down,
             self.refused + other.refused,
             self.would_refuse + other.would_refuse,
+            self.closed + other.closed,
         )
 
     def __sub__(self, other: Totals) -> Totals:
@@ -36,4 +39,5 @@ class Totals:
             self.down - other.down,
             self.refused - other.refused,
             self.would_refuse - other.would_refuse,
+            self.closed - other.closed,
         )

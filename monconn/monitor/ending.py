@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 from monconn.addresses import Network
 from monconn.clock import Clock
-from monconn.errors import QuestionError
+from monconn.errors import Conflict
 from monconn.model.reasons import Reason
 from monconn.monitor.interfaces import IConnection
 from monconn.monitor.live import LiveConnections
@@ -120,7 +120,7 @@ class Ending:
         """End connections with the reason ``operator``, evenly over a time.
 
         :returns: how many will be ended.
-        :raises QuestionError: there are too many such orders already.
+        :raises Conflict: there are too many such orders already.
         """
         self.check_spread()
         chosen = [each for each in connection_ids if each in self._live.by_id]
@@ -130,11 +130,11 @@ class Ending:
     def check_spread(self) -> None:
         """Check that :meth:`close_spread` would do one thing more.
 
-        :raises QuestionError: there are too many such orders already.
+        :raises Conflict: there are too many such orders already.
         """
         if len(self.spreads) >= MOST_SPREADS:
             service = self._live.service
-            raise QuestionError(
+            raise Conflict(
                 f"{service} ends connections by {MOST_SPREADS} orders already: wait for one of"
                 f" them, or resume {service}, which ends them"
             )

@@ -47,6 +47,7 @@ def figures(monitor: Monitor, totals: Totals) -> dict[str, Any]:
         "refused_by": dict(totals.refused),
         "up": totals.up,
         "down": totals.down,
+        "closed_by": dict(totals.closed),
         **of_dry_run,
         **of_recorder,
         "alarms": list(monitor.alarms),

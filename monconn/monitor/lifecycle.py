@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 
 from monconn.clock import Clock
-from monconn.errors import QuestionError, SettingError
+from monconn.errors import Conflict, SettingError
 from monconn.model.actions import Actor
 from monconn.model.reasons import ServiceState
 from monconn.monitor.ending import Ending
@@ -90,19 +90,19 @@ class Lifecycle:
         :param seconds: after which it ends by itself; None for never.
         :param by: who has asked for it.
         :returns: whether anything has changed.
-        :raises QuestionError: it is draining or stopping, or is a wrapped factory's.
+        :raises Conflict: it is draining or stopping, or is a wrapped factory's.
         :raises SettingError: the time is not more than 0.
         """
         name = self._live.service
         if seconds is not None and not 0 < seconds <= 1e9:
             raise SettingError(f"a pause of {seconds:g} s: must be more than 0")
         if not self.can_pause:
-            raise QuestionError(
+            raise Conflict(
                 f"{name} cannot be paused: it is a part of a program, which reads by itself"
             )
         if self.stopping or self.draining:
             advice = "" if self.stopping else f": resume {name} first"
-            raise QuestionError(f"{name} is {self.state}, and cannot be paused{advice}")
+            raise Conflict(f"{name} is {self.state}, and cannot be paused{advice}")
         had_end = self.paused_until is not None
         self._cancel_pause_timer()
         if seconds is not None:
@@ -151,10 +151,10 @@ class Lifecycle:
         :param spread_seconds: the time over which the connections are ended; 0 leaves them alone.
             It takes the place of what an earlier call has said.
         :returns: whether anything has changed.
-        :raises QuestionError: it is stopping.
+        :raises Conflict: it is stopping.
         """
         if self.stopping:
-            raise QuestionError(f"{self._live.service} is stopping, and refuses clients already")
+            raise Conflict(f"{self._live.service} is stopping, and refuses clients already")
         is_new, self.draining = not self.draining, True
         self._end_pause()
         had_spread = self._drain_spread is not None and len(self._drain_spread) > 0

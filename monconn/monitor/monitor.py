@@ -458,6 +458,8 @@ class Monitor:
         record.closed, record.closed_at = self.clock.seconds(), time.time()
         self.counters.ended.up += record.up
         self.counters.ended.down += record.down
+        if record.reason is not None:
+            self.counters.ended.closed[record.reason] += 1
         self.clients.closed(record)
         self.closed_records.append(record)
         if record.reason in CONNECT_FAILURES:

@@ -105,24 +105,12 @@ class Recording:
                 of_bytes.append(Data(record.id, wall + at, direction, offset, data))
             how = record.end_of(side)
             if how != "none":
-                known = _end_time(record, side)
+                known = record.ended_since(side)
                 at = max(latest[side], now if known is None else known)
                 of_bytes.append(SideEnded(record.id, wall + at, side, how, sent))
         until = now if record.closed is None else record.closed
         first = attrs.evolve(began(record, record.opened_at), up=0, down=0)
         return [first, *sorted(of_bytes, key=_by_time), ended(record, wall + until)]
-
-
-def _end_time(record: ConnectionRecord, side: Side) -> float | None:
-    """When a side has ended, as well as the record knows: of a side that ended in order after the
-    other, and of one that failed, it is when the reason was decided."""
-    if record.end_of(side) == "fin":
-        # A wrapped protocol that is told of no half-close ends with its client: none is noted.
-        if record.first_end == side and record.half_closed is not None:
-            return record.half_closed
-        if side == "backend" and record.backend_ended is not None:
-            return record.backend_ended
-    return record.closed if record.ending is None else record.ending
 
 
 class Shelves:

@@ -26,9 +26,10 @@ Containers may have a billion, and there are programs that go through all descri
 could be: for them a billion is minutes."""
 _MOST_OF_SELECT = 1024
 """``FD_SETSIZE``: select(2) has no higher numbers."""
-RESERVE = 256
-"""Descriptors that clients leave to all else: 64 clients for metrics, those of control port and
-manhole, files of log and history, name servers' sockets, and clients of Twisted's endpoints."""
+RESERVE = 640
+"""Descriptors that clients leave to all else: 256 clients and 128 streams of the HTTP API, 64
+clients for metrics, those of control port and manhole, files of log and history, name servers'
+sockets, and clients of Twisted's endpoints."""
 MOST_ATTEMPTS = 1024
 """Attempts to connect to a second address while the first has not answered, in the program."""
 PIPES = 48

@@ -417,8 +417,9 @@ class ServerTls:
         assert isinstance(connection, _Connection)
         connection.fault = fault
         # pyOpenSSL sends the alert no_application_protocol (RFC 7301, 3.2) for what is raised here,
-        # and raises it from do_handshake: so it must be an error like any other of a handshake.
-        raise SSL.Error(fault)
+        # and raises it from do_handshake: so it must be an error like any other of a handshake:
+        # Twisted takes its arguments apart.
+        raise SSL.Error([("monconn", "", fault)])
 
 
 # -- with backends

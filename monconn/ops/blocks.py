@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from monconn.addresses import Network
-from monconn.errors import QuestionError, SettingError
+from monconn.errors import Conflict, QuestionError, SettingError
 from monconn.model.actions import Actor
 from monconn.model.record import iso_time
 from monconn.monitor.blocking import check_block
@@ -111,7 +111,7 @@ def unblock_network(
     """
     monitors = list(registry) if service is None else [registry.get(service)]
     if service is not None and registry.get_block(network) is not None:
-        raise QuestionError(
+        raise Conflict(
             f"{network} is blocked at all services, and cannot be unblocked at {service} alone:"
             " unblock it at all of them, and then block it at those that are to go on refusing it"
         )

@@ -19,7 +19,7 @@ from monconn.addresses import Network
 from monconn.clock import Clock
 from monconn.config.sections import USUAL_DEVICES, CaptureConfig
 from monconn.devices.identity import DeviceIdentity
-from monconn.errors import MonconnError, NotConfigured, QuestionError, UnknownCapture
+from monconn.errors import Conflict, MonconnError, NotConfigured, QuestionError, UnknownCapture
 from monconn.log import Logger
 from monconn.model.actions import CONFIGURATION, Actor
 from monconn.model.flow import Began, Ended, FlowEvent
@@ -285,6 +285,11 @@ class Captures:
         capture.service = service_concerned(allowed, meant, follows=True)
         self._report_start(CONFIGURATION, capture, allowed, details)
 
+    @property
+    def are_allowed(self) -> bool:
+        """Whether the configuration allows any."""
+        return self._config is not None
+
     def check_config(self, config: CaptureConfig | None) -> None:
         """Find what :meth:`apply_config` would fail with; called in a thread.
 
@@ -426,7 +431,7 @@ class Captures:
         most = min(MOST_CAPTURES, config.keep)
         if len(self._running) >= most:
             more = f" (keep: {most})" if most < MOST_CAPTURES else ""
-            raise QuestionError(f"{most} captures run already{more}: stop one first")
+            raise Conflict(f"{most} captures run already{more}: stop one first")
         files = self._opened()
         first = config.first if first is None else first
         capture = self._add(

@@ -122,7 +122,7 @@ def field(
 
     :param title: the name in capitals if left out.
     :param optional: left out of the JSON when it is None, which is its default.
-    :param nullable: may be None, and is null in JSON then.
+    :param nullable: may be None, and is null in JSON then; of an optional one, in some rows.
     """
     settings = {
         "title": title,
@@ -138,7 +138,7 @@ def field(
     return attrs.field(
         default=None if optional else attrs.NOTHING,
         kw_only=True,
-        metadata={"column": settings, "optional": optional},
+        metadata={"column": settings, "optional": optional, "is_null": nullable},
     )
 
 
@@ -244,10 +244,12 @@ class Listing(Generic[R]):
 
     :param rows: in order; each is made as it is asked for, and is as things are at that moment.
     :param total: how many there are, of connections without offset and limit.
+    :param place: of a history, the place of the last row, for a query of those after it.
     """
 
     rows: Iterator[R]
     total: int
+    place: tuple[float, int] | None = None
 
 
 def _make_fields(cls: type[Row]) -> dict[str, Column]:

@@ -126,8 +126,12 @@ def _traffic(values: Mapping[str, Any]) -> _Lines:
 def _sides(values: Mapping[str, Any]) -> _Lines:
     for side in ("client", "backend"):
         texts = []
-        if values.get(f"{side}_end") not in (None, "none"):
-            texts.append(f"ended by {values[f'{side}_end']}")
+        how, after = values.get(f"{side}_end"), values.get(f"{side}_ended_seconds")
+        ended = [] if how in (None, "none") else [f"by {how}"]
+        if after is not None:
+            ended.append(f"after {format_duration(after)}")
+        if ended:
+            texts.append(" ".join(("ended", *ended)))
         heard = values.get(f"{side}_last_heard_seconds")
         if heard is not None:
             until = "before the end" if values.get("closed_at") is not None else "ago"

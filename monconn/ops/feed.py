@@ -21,7 +21,7 @@ from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.registry import Registry
 from monconn.ops.columns import Row
-from monconn.ops.filters import Context, Exact, Filter, Part
+from monconn.ops.filters import Context, Exact, Filter, Part, Value
 from monconn.ops.rates import Rates
 from monconn.ops.rows import ActionRow, AlarmRow, ConnectionRow, HalfClosedRow
 from monconn.ratelimit import RateLimiter
@@ -87,9 +87,7 @@ class Subscription:
         self._service = service
         self._filter = filter
         self._is_paused = False
-        self.half_closes = _asks_for_half_closes(filter)
-        """Whether connections that are half-closed are events, too. Only for those who ask, as
-        there may be one for each connection."""
+        self._kinds = _kinds_of(filter)
         self.dropped = 0
         """How many events were not delivered, as they came too fast or during a pause."""
 
@@ -110,8 +108,10 @@ class Subscription:
         """Whether an event must be made before it is known to be wanted."""
         return self._filter is not None
 
-    def concerns(self, service: str | None) -> bool:
-        """Whether events of a service (None: of all of them) are subscribed at all."""
+    def concerns(self, kind: EventKind, service: str | None) -> bool:
+        """Whether such events of a service (None: of all of them) are subscribed at all."""
+        if kind not in self._kinds:
+            return False
         return self._service is None or service is None or self._service == service
 
     @property
@@ -215,11 +215,7 @@ class Feed(Observer):
         return connection_row(record, Rates(), self._clock.seconds(), make)
 
     def _happened(self, kind: EventKind, service: str | None, make_row: Callable[[], Row]) -> None:
-        concerned = [
-            each
-            for each in self._subscriptions
-            if each.concerns(service) and (kind != "half_closed" or each.half_closes)
-        ]
+        concerned = [each for each in self._subscriptions if each.concerns(kind, service)]
         if not concerned:
             return
         self._sequence += 1
@@ -269,16 +265,29 @@ def _alarm_row(alarm: Alarm) -> AlarmRow:
     return AlarmRow(**{name: each for name, each in values.items() if name in names})
 
 
-def _asks_for_half_closes(filter: Filter | None) -> bool:
-    """Whether a filter names this kind of event: by a term that can mean no other."""
-    others = [kind for kind in EVENT_KINDS if kind != "half_closed"]
-    return filter is not None and any(
-        term.key == "event"
-        and not term.is_negated
-        and isinstance(term.value, (Exact, Part))
-        and not any(term.value.text in kind for kind in others)
-        for term in filter.terms
-    )
+def _kinds_of(filter: Filter | None) -> frozenset[EventKind]:
+    """The kinds of event that a filter may want.
+
+    Where it names them, no row is made of the others: who waits for alarms costs connections that
+    come and go nothing. Connections that are half-closed are events only for those who ask, as
+    there may be one for each: by a term that can mean no other kind.
+    """
+    usual: list[EventKind] = [kind for kind in EVENT_KINDS if kind != "half_closed"]
+    terms = () if filter is None else filter.terms
+    named = [each.value for each in terms if each.key == "event" and not each.is_negated]
+    if not named:
+        return frozenset(usual)
+    kinds: set[EventKind] = set()
+    for value in named:
+        wanted = [kind for kind in usual if _names(value, kind)]
+        kinds.update(wanted if wanted else ("half_closed",))
+    return frozenset(kinds)
+
+
+def _names(value: Value, kind: EventKind) -> bool:
+    if isinstance(value, Exact):
+        return value.text == kind
+    return not isinstance(value, Part) or value.text in kind
 
 
 def connection_row(

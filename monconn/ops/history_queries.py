@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from monconn.sinks.history.query import HistoryFilter
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
 
+USUAL_BUCKETS = 60
+MOST_BUCKETS = 500
+"""The most parts that a time is divided into."""
+
 T = TypeVar("T")
+R = TypeVar("R", bound=Row)
 
 
 class HistoryQueries:
@@ -42,8 +47,8 @@ class HistoryQueries:
         selection = self._selection(wanted, period, HistoryConnectionRow)
         from monconn.sinks.history import query
 
-        return self.run(lambda db: query.connections(db, selection)).addCallback(
-            lambda found: Listing((HistoryConnectionRow(**each) for each in found), len(found))
+        return self.run(lambda db: query.connections_part(db, selection)).addCallback(
+            lambda found: _listing(HistoryConnectionRow, *found)
         )
 
     def events(
@@ -53,9 +58,19 @@ class HistoryQueries:
         selection = self._selection(wanted, {**period, "events": True}, HistoryEventRow)
         from monconn.sinks.history import query
 
-        return self.run(lambda db: query.events(db, selection)).addCallback(
-            lambda found: Listing((HistoryEventRow(**each) for each in found), len(found))
+        return self.run(lambda db: query.events_part(db, selection)).addCallback(
+            lambda found: _listing(HistoryEventRow, *found)
         )
+
+    def reasons(
+        self, wanted: Filter, period: Mapping[str, Any], buckets: int
+    ) -> Deferred[dict[str, Any]]:
+        """How many connections have ended with which reason, over time."""
+        self.service()
+        selection = self._selection(wanted, period, HistoryConnectionRow)
+        from monconn.sinks.history.reasons import reasons
+
+        return self.run(lambda db: reasons(db, selection, buckets))
 
     def report(self, period: Mapping[str, Any]) -> Deferred[ReportRow]:
         """A period in figures."""
@@ -100,3 +115,9 @@ class HistoryQueries:
         if self._service is None:
             raise NotConfigured("no history is stored: docs/history.md says how to have one")
         return self._service
+
+
+def _listing(
+    row_class: type[R], found: list[dict[str, Any]], place: tuple[float, int] | None
+) -> Listing[R]:
+    return Listing((row_class(**each) for each in found), len(found), place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TypeVar
@@ -32,7 +33,23 @@ QUERIES_AT_ONCE = 4
 Each makes lists of all connections, 100 bytes for each of them."""
 _MOST_ROWS = 10**9  # more than there are, and what islice() takes
 
+_SOUGHT_AT_ONCE = 100
+"""Closed connections that are sought in one step among all that a service remembers."""
+
 T = TypeVar("T")
+
+
+@attrs.frozen
+class LastingListing:
+    """Connections that were found, whose rows may be taken over minutes.
+
+    :param rows: in order, each as it is when it is asked for; None for one that has ended meanwhile
+        or, of closed ones, is not remembered any more.
+    :param total: how many were found.
+    """
+
+    rows: RowSteps[ConnectionRow]
+    total: int
 
 
 class LiveQueries:
@@ -75,6 +92,53 @@ class LiveQueries:
 
         :raises QuestionError: there is no such order.
         """
+
+        def list_closed(ended: list[ConnectionRecord]) -> Iterator[ConnectionRow]:
+            for each in ended:
+                yield connection_row(each, self._rates, self.clock.seconds(), ClosedConnectionRow)
+
+        rows_of = list_closed if closed else self.measured_rows
+        return self._found(monitors, wanted, sort, offset, limit, closed).addCallback(
+            lambda found: Listing(rows_of(found[0]), found[1])
+        )
+
+    def lasting_connections(
+        self,
+        monitors: Sequence[Monitor],
+        wanted: Sequence[Filter],
+        *,
+        sort: str | None,
+        closed: bool,
+    ) -> Deferred[LastingListing]:
+        """The same, whose rows may be taken over minutes: only their ids are held.
+
+        :raises QuestionError: there is no such order.
+        """
+        rows_of = self._closed_rows if closed else self._live_rows
+
+        def hold(
+            found: tuple[list[ConnectionRecord], int],
+        ) -> Generator[None, None, LastingListing]:
+            ids = array("q")
+            for record in found[0]:
+                ids.append(record.id)
+                yield
+            return LastingListing(rows_of(ids, monitors), found[1])
+
+        return self._found(monitors, wanted, sort, None, None, closed).addCallback(
+            lambda found: result_of(self.clock, hold(found))
+        )
+
+    def _found(
+        self,
+        monitors: Sequence[Monitor],
+        wanted: Sequence[Filter],
+        sort: str | None,
+        offset: int | None,
+        limit: int | None,
+        closed: bool,
+    ) -> Deferred[tuple[list[ConnectionRecord], int]]:
+        """The connections that are wanted, in order, and how many there are in all."""
         order = parse_sort(sort or "id", ClosedConnectionRow if closed else ConnectionRow)
         first = min(max(offset or 0, 0), _MOST_ROWS)
         last = min(first + (_MOST_ROWS if limit is None else max(limit, 0)), _MOST_ROWS)
@@ -91,25 +155,19 @@ class LiveQueries:
             )
             return chosen[first:], total
 
-        def list_closed() -> Generator[None, None, Listing[ConnectionRow]]:
+        def find_closed() -> Generator[None, None, tuple[list[ConnectionRecord], int]]:
             # Copies: others close meanwhile.
             copies = [tuple(monitor.closed_records) for monitor in monitors]
-            ended, total = yield from find(chain.from_iterable(copies))
-            rows = (
-                connection_row(each, self._rates, self.clock.seconds(), ClosedConnectionRow)
-                for each in ended
-            )
-            return Listing(rows, total)
+            return (yield from find(chain.from_iterable(copies)))
 
-        def list_live() -> Generator[None, None, Listing[ConnectionRow]]:
+        def find_live() -> Generator[None, None, tuple[list[ConnectionRecord], int]]:
             if must_measure(wanted) or order.fields[0] in MEASURED_FIELDS:
                 yield from self.measure(monitors)
-            live, total = yield from find(live_records(monitors))
-            return Listing(self.measured_rows(live), total)
+            return (yield from find(live_records(monitors)))
 
         if closed:
-            return self.in_line(list_closed())
-        return self.rates_known().addCallback(lambda _: self.in_line(list_live()))
+            return self.in_line(find_closed())
+        return self.rates_known().addCallback(lambda _: self.in_line(find_live()))
 
     def connection(self, connection_id: int | str) -> Deferred[ConnectionRow]:
         """One connection, live or closed lately, with its diagnosis and what TCP knows.
@@ -144,6 +202,8 @@ class LiveQueries:
                 backend_community_id=record.backend_community_id,
                 recorded=None if recording is None else recording.byte_count(),
                 is_paused=is_paused,
+                client_ended_seconds=_seconds_to(record, record.ended_since("client")),
+                backend_ended_seconds=_seconds_to(record, record.ended_since("backend")),
             )
 
         return self.rates_known().addCallback(make)
@@ -164,6 +224,35 @@ class LiveQueries:
             if monitor is not None and record.id in monitor:
                 monitor.measure(record.id)
             yield connection_row(record, self._rates, self.clock.seconds())
+
+    def _live_rows(
+        self, ids: array[int], monitors: Sequence[Monitor]
+    ) -> Iterator[ConnectionRow | None]:
+        for each in ids:
+            monitor = next((monitor for monitor in monitors if each in monitor), None)
+            if monitor is None:
+                yield None
+            else:
+                monitor.measure(each)
+                yield connection_row(monitor.connection(each), self._rates, self.clock.seconds())
+
+    def _closed_rows(
+        self, ids: array[int], monitors: Sequence[Monitor]
+    ) -> Iterator[ConnectionRow | None]:
+        for start in range(0, len(ids), _SOUGHT_AT_ONCE):
+            sought = ids[start : start + _SOUGHT_AT_ONCE]
+            is_sought = frozenset(sought).__contains__
+            found: dict[int, ConnectionRecord] = {}
+            for monitor in monitors:
+                found |= {each.id: each for each in monitor.closed_records if is_sought(each.id)}
+                yield None
+            for each in sought:
+                record, now = found.get(each), self.clock.seconds()
+                yield (
+                    None
+                    if record is None
+                    else connection_row(record, self._rates, now, ClosedConnectionRow)
+                )
 
     # -- clients
 
@@ -228,3 +317,8 @@ class LiveQueries:
         for each in waiting:
             if not each.called:
                 each.errback(failure)
+
+
+def _seconds_to(record: ConnectionRecord, moment: float | None) -> float | None:
+    """How long after a connection's opening that was."""
+    return None if moment is None else round(moment - record.opened, 6)

@@ -17,9 +17,10 @@ from twisted.internet.defer import Deferred
 
 from monconn.addresses import Network, parse_network
 from monconn.clock import Clock
+from monconn.config.explain import Section
 from monconn.config.sections import USUAL_CAPTURE, CaptureConfig
 from monconn.devices.service import DevicesService
-from monconn.errors import NotConfigured, QuestionError
+from monconn.errors import Conflict, NotConfigured, QuestionError
 from monconn.model.actions import Actor
 from monconn.model.flow import FlowEvent
 from monconn.model.record import known_fact_names
@@ -57,9 +58,10 @@ from monconn.ops.filters import (
     parse,
 )
 from monconn.ops.forget import ForgetResult, Forgetting
-from monconn.ops.history_queries import HistoryQueries
-from monconn.ops.live_queries import LiveQueries
+from monconn.ops.history_queries import MOST_BUCKETS, USUAL_BUCKETS, HistoryQueries
+from monconn.ops.live_queries import LastingListing, LiveQueries
 from monconn.ops.payload import Payload
+from monconn.ops.presence import Presence, presence_of
 from monconn.ops.reload import ReloadResult
 from monconn.ops.reporting import Reporter
 from monconn.ops.rows import (
@@ -87,6 +89,7 @@ from monconn.ops.why_rows import WhyRow
 from monconn.steps import RowSteps
 
 if TYPE_CHECKING:
+    from monconn.ops.access import Access
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
     from monconn.sinks.notify.service import NotifyService
 
@@ -153,6 +156,10 @@ class Operations:
         self.feed = Feed(registry, clock)
         self.reloader: Callable[..., Deferred[ReloadResult]] | None = None
         """Reads the configuration again; whoever runs one puts it here."""
+        self.configuration: Callable[[], Iterable[Section]] | None = None
+        """The settings that run, without what is secret; whoever runs some puts it here."""
+        self.access: Access | None = None
+        """Who may use the HTTP API; whoever serves it puts it here."""
         self._devices = devices
         self._origin_of = origin_of
         self._notify = notify
@@ -174,6 +181,18 @@ class Operations:
         self._forgetting = Forgetting(
             registry, devices, history, self.captures, self._live, self._report
         )
+
+    def http_access(self) -> Access:
+        """Who may use the HTTP API: links, tokens and sessions.
+
+        :raises NotConfigured: it is not served.
+        """
+        if self.access is None:
+            raise NotConfigured(
+                "this monconn serves no HTTP: add http: {listen: 127.0.0.1:9180} to its"
+                " configuration (with -p: the option --http), and restart it"
+            )
+        return self.access
 
     def monitors(self, service: str | None = None) -> list[Monitor]:
         """One service's monitor, or all of them.
@@ -198,6 +217,19 @@ class Operations:
         """The terms of an action's filter; a uid of ours as the id that it has here."""
         terms = self.filter(filter, mode="action").terms if filter else ()
         return tuple(by_id(self.registry, each) for each in terms)
+
+    def has(self) -> dict[str, bool]:
+        """Which parts that need not be there are."""
+        return {
+            "blocks": True,
+            "captures": self.captures.are_allowed,
+            "configuration": self.configuration is not None,
+            "devices": self._devices is not None,
+            "history": self._history.is_stored,
+            "outputs": bool(self.outputs()),
+            "recordings": any(each.policy.recorder is not None for each in self.registry),
+            "reload": self.reloader is not None,
+        }
 
     # -- queries of what is live
 
@@ -251,6 +283,24 @@ class Operations:
             offset=offset,
             limit=limit,
             closed=bool(closed),
+        )
+
+    def lasting_connections(
+        self,
+        filter: Terms = None,
+        *,
+        service: str | None = None,
+        client: str | None = None,
+        sort: str | None = None,
+        closed: bool = False,
+    ) -> Deferred[LastingListing]:
+        """The same, whose rows may be taken over minutes: none of them twice, and each that is
+        there all the time."""
+        return self._live.lasting_connections(
+            self.monitors(service),
+            (self.filter(filter), short_forms(client)),
+            sort=sort,
+            closed=closed,
         )
 
     def connection(self, connection_id: int | str) -> Deferred[ConnectionRow]:
@@ -323,6 +373,30 @@ class Operations:
         )
         return Deferred.fromCoroutine(telling)
 
+    def presence(
+        self,
+        names: Sequence[str],
+        *,
+        service: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> Deferred[Presence]:
+        """When devices were there; arguments are those of
+        :func:`~monconn.ops.presence.presence_of`.
+
+        :raises UnknownService: there is no such service.
+        :raises NotConfigured: devices are not watched.
+        :raises QuestionError: in the Deferred: they are too many, or the period is none.
+        """
+        monitors = self.monitors(service)
+        if self._devices is None:
+            raise NotConfigured("devices are not watched here")
+        run = self._history.run if self._history.is_stored else None
+        asked = presence_of(
+            names, monitors, self._devices, self.clock, run, since=since, until=until
+        )
+        return Deferred.fromCoroutine(asked)
+
     def blocks(self, service: str | None = None, filter: Terms = None) -> RowSteps[BlockRow]:
         """The blocked networks: a row for each network and place, that is one service or all.
 
@@ -349,8 +423,9 @@ class Operations:
 
         :param filter: over :data:`~monconn.ops.filter_keys.HISTORY_KEYS`.
         :param period: ``service``, ``client``, ``since``, ``until`` (wall-clock seconds),
-            ``reason`` and ``limit``, as :func:`monconn.sinks.history.query.make_filter` takes them;
-            and ``sort``, as :func:`~monconn.ops.sorting.parse_sort` does.
+            ``reason``, ``limit`` and ``after`` (a place of :class:`Listing`), as
+            :func:`monconn.sinks.history.query.make_filter` takes them; and ``sort``, as
+            :func:`~monconn.ops.sorting.parse_sort` does.
         :raises NotConfigured: no history is stored.
         :raises FilterError: the filter cannot be understood.
         :raises QuestionError: there is no such reason or order, or no time between since and until.
@@ -366,6 +441,23 @@ class Operations:
         :param filter: over :data:`~monconn.ops.filter_keys.HISTORY_EVENT_KEYS`.
         """
         return self._history.events(self.filter(filter, HISTORY_EVENT_KEYS), period)
+
+    def history_reasons(
+        self, filter: Terms = None, *, buckets: int | None = None, **period: Any
+    ) -> Deferred[dict[str, Any]]:
+        """How many connections have ended with which reason, over time: of each of some buckets of
+        the same, round length.
+
+        :param filter: over :data:`~monconn.ops.filter_keys.HISTORY_KEYS`.
+        :param buckets: how many there may be.
+        :param period: ``service``, ``client``, ``since`` and ``until``; the last 24 hours if they
+            are left out.
+        :raises NotConfigured: no history is stored.
+        :raises FilterError: the filter cannot be understood.
+        :raises QuestionError: there is no time between since and until.
+        """
+        most = min(max(buckets or USUAL_BUCKETS, 2), MOST_BUCKETS)
+        return self._history.reasons(self.filter(filter, HISTORY_KEYS), period, most)
 
     def report(self, **period: Any) -> Deferred[ReportRow]:
         """A period in figures.
@@ -545,7 +637,7 @@ class Operations:
             else:
                 monitor.subtract(up, down, actor=None)
         except ValueError as error:
-            raise QuestionError(str(error)) from None
+            raise Conflict(str(error)) from None
         if not dry_run:
             self._report("subtract_stats", actor, [monitor], service, f"{up} B up, {down} B down")
         return _change(True, [monitor])
@@ -677,7 +769,7 @@ class Operations:
         """
         monitor = self.registry.get(service)
         if monitor.stopping:
-            raise QuestionError(f"{monitor.name} is stopping, and cannot be resumed")
+            raise Conflict(f"{monitor.name} is stopping, and cannot be resumed")
         return _change(monitor.resume(actor=actor), [monitor], len(monitor))
 
     def drain(self, actor: Actor, service: str, *, spread: float | None = None) -> ChangeResult:

@@ -127,6 +127,13 @@ class ServiceRow(Row):
         importance=13,
         help="How many, by which rule in dry_run.",
     )
+    closed_by: Mapping[str, int] | None = field(
+        "CLOSED BY",
+        "object",
+        optional=True,
+        importance=13,
+        help="How many connections have ended, by their reason.",
+    )
     up: int = field("UP", "bytes", importance=2, help="Bytes from clients to the backend.")
     down: int = field("DOWN", "bytes", importance=2, help="Bytes from the backend to clients.")
     ip_count: int | None = field(
@@ -231,7 +238,10 @@ class ConnectionRow(Row):
     NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"would_refuse"})
     # Made for show alone: calculated from the kernel's figures, or with addresses that it asks for.
     NOT_LISTED: ClassVar[frozenset[str]] = frozenset(
-        {"diagnosis", "community_id", "backend_community_id", "recorded", "is_paused"}
+        {
+            *("diagnosis", "community_id", "backend_community_id", "recorded", "is_paused"),
+            *("client_ended_seconds", "backend_ended_seconds"),
+        }
     )
 
     id: int = field(
@@ -396,6 +406,20 @@ class ConnectionRow(Row):
         optional=True,
         importance=13,
         help="Whether its service stands still.",
+    )
+    client_ended_seconds: float | None = field(
+        "CLIENT ENDED",
+        "seconds",
+        optional=True,
+        importance=13,
+        help="From the opening to the end of the client's side. Only of a single connection.",
+    )
+    backend_ended_seconds: float | None = field(
+        "BACKEND ENDED",
+        "seconds",
+        optional=True,
+        importance=13,
+        help="From the opening to the end of the backend's side. Only of a single connection.",
     )
     limited_seconds: float | None = field(
         "LIMITED",
@@ -772,10 +796,15 @@ class HistoryEventRow(Row):
         optional=True, importance=5, width=10, max_width=18, help="The service's name."
     )
     client: str | None = field(
-        optional=True, importance=2, width=21, max_width=28, help="The client that was refused."
+        optional=True,
+        nullable=True,
+        importance=2,
+        width=21,
+        max_width=28,
+        help="The client that was refused.",
     )
     client_ip: str | None = field(
-        "CLIENT IP", optional=True, importance=13, help="The client's IP alone."
+        "CLIENT IP", optional=True, nullable=True, importance=13, help="The client's IP alone."
     )
     refusal: str | None = field(optional=True, importance=3, help="Why the client was not let in.")
     code: str | None = field(
@@ -965,6 +994,18 @@ class NotifyTestRow(Row):
     )
     ok: bool = field("OK", "flag", importance=0, help="Whether it was delivered.")
     answer: str = field(importance=1, width=20, max_width=70, help="What it said.")
+
+
+@attrs.frozen(slots=False)
+class TokenRow(Row):
+    """One token of the HTTP API."""
+
+    TABLE: ClassVar[TableOf] = ("name", "role")
+
+    name: str = field(
+        importance=0, width=12, max_width=64, help="As monconn web --revoke takes it."
+    )
+    role: str = field(importance=0, width=7, help="What it may do: view or operate.")
 
 
 @attrs.frozen(slots=False)

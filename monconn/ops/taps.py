@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.python.failure import Failure
 
 from monconn.clock import Clock
-from monconn.errors import Forbidden, QuestionError, UnknownConnection
+from monconn.errors import Conflict, Forbidden, UnknownConnection
 from monconn.log import Logger
 from monconn.model import flow
 from monconn.model.flow import Data, FlowEvent, SideEnded
@@ -423,10 +423,10 @@ class Taps(Observer):
             spliced again, and of what follows only its end is seen.
         :param queue_bytes: how much may wait until it is taken.
         :param replaced: is closed next by whoever calls this, so it does not count.
-        :raises QuestionError: there are too many taps already.
+        :raises Conflict: there are too many taps already.
         """
         if len(self._taps) - (replaced in self._taps) >= MOST_TAPS:
-            raise QuestionError(f"{MOST_TAPS} taps and captures are open already: end one first")
+            raise Conflict(f"{MOST_TAPS} taps and captures are open already: end one first")
         chosen_services = None if services is None else frozenset(services)
         tap = Tap(self, ready, filter, chosen_services, follow, first, queue_bytes)
         if not self._taps:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,12 +16,11 @@ from monconn.addresses import Network
 from monconn.background import run_in_thread
 from monconn.clock import MonotonicClock
 from monconn.config.config import Config, ConfigFile
-from monconn.config.explain import Origin, origin_of
+from monconn.config.explain import Origin, Section, origin_of, sections
 from monconn.config.sections import (
     DevicesConfig,
     HistoryConfig,
     JsonLogConfig,
-    MetricsConfig,
 )
 from monconn.devices.service import DevicesService
 from monconn.errors import ListenError, MonconnError
@@ -84,7 +83,8 @@ class Application(MultiService):
         super().__init__()
         self._clock = MonotonicClock(reactor)
         self.registry = Registry(self._clock) if registry is None else registry
-        self._close_log = CloseLog(self._clock)
+        self.close_log = CloseLog(self._clock)
+        """Writes a line for each connection that ends."""
         self._hex_dump = HexDump(show or write_to_stdout)
         self._failed: Callable[[Any], object] = failed or log_failure
         self.config = config
@@ -115,11 +115,12 @@ class Application(MultiService):
         """Sends events to outputs; a changed section is put in force by ``apply_config``."""
         if debug:
             self.registry.observe(DebugLog(self.registry))
-        self.registry.observe(self._close_log)
-        self._add_metrics(config.metrics)
+        self.registry.observe(self.close_log)
+        self._metrics = self._add_metrics(config)
         self._turns: TurnMeter | None = getattr(reactor, "turn_meter", None)  # a MonconnReactor's
         self._turn_watch: TurnWatch | None = None
         self._manhole: Any = None
+        self._http: Any = None
         self.operations = Operations(
             self.registry,
             self._clock,
@@ -146,7 +147,9 @@ class Application(MultiService):
             clock=self._clock,
         )
         self.operations.reloader = self._reloader.reload
-        self._add_admin_interfaces(config)
+        if file is not None:
+            self.operations.configuration = self._explain
+        self._add_admin_interfaces(config, "" if file is None else file.path)
 
     def _add(self, service: T) -> T:
         service.setServiceParent(self)
@@ -180,20 +183,21 @@ class Application(MultiService):
 
         return self._add(JsonLogService(config, *self._shared))
 
-    def _add_metrics(self, config: MetricsConfig | None) -> None:
-        if config is not None:
-            from monconn.sinks.metrics.service import MetricsService
+    def _add_metrics(self, config: Config) -> Any:
+        if config.metrics is None and (config.http is None or not config.http.metrics):
+            return None
+        from monconn.sinks.metrics.service import MetricsService
 
-            self._add(
-                MetricsService(
-                    config,
-                    *self._shared,
-                    self._dropped,
-                    self.supervisor.descriptors,
-                    lambda: self.operations.captures.totals(),
-                    self.notify.totals,
-                )
+        return self._add(
+            MetricsService(
+                config.metrics,
+                *self._shared,
+                self._dropped,
+                self.supervisor.descriptors,
+                lambda: self.operations.captures.totals(),
+                self.notify.totals,
             )
+        )
 
     def _dropped(self) -> dict[str, int]:
         """How much each observer has dropped, by its name."""
@@ -207,18 +211,44 @@ class Application(MultiService):
             own["state"] = self._state.failures
         return own | self._observers.dropped()
 
-    def _add_admin_interfaces(self, config: Config) -> None:
-        """The manhole and the control port."""
+    def _add_admin_interfaces(self, config: Config, config_path: str) -> None:
+        """The manhole, who may use the HTTP API, and the control port."""
         if config.manhole is not None:
             from monconn.faces.manhole.service import ManholeService
 
             self._manhole = self._add(
                 ManholeService(config.manhole, *self._shared, self.operations)
             )
+        if config.http is not None:
+            from monconn.ops.access import Access
+
+            access = self._add(Access(config.http, config_path, *self._shared))
+            self.operations.access = access
         for control in config.control:
             from monconn.faces.control.service import ControlService
 
             self._add(ControlService(control, *self._shared, self.operations))
+        if config.http is not None:
+            from monconn.faces.http.service import HttpService
+
+            _, reactor, clock = self._shared
+            metrics = self._metrics
+            self._http = self._add(
+                HttpService(
+                    config.http,
+                    self.operations,
+                    access,
+                    reactor,
+                    clock,
+                    self.is_ready,
+                    metrics and metrics.answer,
+                )
+            )
+
+    def is_ready(self) -> bool:
+        """Whether every service accepts clients."""
+        is_whole = len(self.supervisor.services) == len(self.config.services)
+        return bool(self.running) and is_whole and self.supervisor.is_listening()
 
     def privilegedStartService(self) -> None:
         """Open every listener, or none, before ``twistd`` drops privileges.
@@ -280,7 +310,7 @@ class Application(MultiService):
         finally:
             progress.stop()
             self._stop_began = None
-        self._close_log.flush()
+        self.close_log.flush()
         self._hex_dump.stop(_FLUSH_SECONDS)
         await self._observers.stop(_FLUSH_SECONDS)
         await DeferredList([maybeDeferred(each.stopService) for each in self])
@@ -308,6 +338,8 @@ class Application(MultiService):
     def _reload_applied(self, config: Config) -> None:
         self.config = config
         self.count_by_device()
+        if self._http is not None:
+            self._http.renew_certificate()
 
     def _sections(self, config: Config) -> dict[str, LiveSection]:
         """The sections that can follow another configuration while everything runs."""
@@ -338,6 +370,11 @@ class Application(MultiService):
         if self._reloader.file is None:
             return None
         return origin_of(self._reloader.file, service, key, value, network)
+
+    def _explain(self) -> Iterator[Section]:
+        """The settings that run."""
+        assert self._reloader.file is not None
+        return sections(self._reloader.file)
 
     def log_descriptors(self, before: int) -> None:
         """Say how many connections there may be.

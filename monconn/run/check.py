@@ -16,6 +16,7 @@ from typing import Literal
 
 import attrs
 
+from monconn.access.files import check_files
 from monconn.addresses import TcpAddress, UnixAddress, socket_address
 from monconn.config.config import Config, ServiceConfig
 from monconn.config.listeners import cycles
@@ -66,7 +67,7 @@ def check_start(config: Config, source: str) -> list[Finding]:
         error.
     """
     found: list[Finding] = []
-    for path, check in _checks(config):
+    for path, check in _checks(config, source):
         try:
             found += [_remark(path, each) for each in check()]
         except MonconnError as error:
@@ -90,7 +91,7 @@ def check_start(config: Config, source: str) -> list[Finding]:
     return found
 
 
-def _checks(config: Config) -> Iterator[tuple[Path, Callable[[], Iterable[Remark]]]]:
+def _checks(config: Config, source: str) -> Iterator[tuple[Path, Callable[[], Iterable[Remark]]]]:
     """The checks of what a start opens, in its order, and the key that each is about."""
     if state := config.state:
         yield ("state",), lambda: check_state(state)
@@ -112,6 +113,11 @@ def _checks(config: Config) -> Iterator[tuple[Path, Callable[[], Iterable[Remark
         from monconn.faces.manhole.service import check_manhole
 
         yield ("manhole", "listen"), lambda: check_manhole(manhole)
+    if http := config.http:
+        from monconn.faces.http.service import check_http
+
+        yield ("http", "tokens"), lambda: check_files(http, source)
+        yield ("http", "listen"), lambda: check_http(http)
     for index, control in enumerate(config.control):
         above: Path = ("control",) if len(config.control) == 1 else ("control", index)
         yield (*above, "listen"), lambda each=control: check_control(each)  # type: ignore[misc]

@@ -17,6 +17,7 @@ from twisted.python import usage
 from monconn._version import __version__
 from monconn.clock import make_steady
 from monconn.config.config import Config, ConfigFile, from_pairs
+from monconn.config.sections import USUAL_HTTP
 from monconn.errors import ConfigError, ListenError, MonconnError, quoted
 from monconn.log import Logger
 from monconn.net.descriptors import raise_limit
@@ -33,7 +34,10 @@ class Options(usage.Options):
 
     synopsis = "[options]"
     longdesc = "Watch the TCP connections of a service, by forwarding them."
-    optParameters = [["config", "c", None, "configuration file (YAML)"]]
+    optParameters = [
+        ["config", "c", None, "configuration file (YAML)"],
+        ["http", None, None, f"with -p: address of the page and the HTTP API, as {USUAL_HTTP}"],
+    ]
     optFlags = [
         ["record", None, "with -p: record the first and the last bytes of each connection"],
         ["debug", "D", "log what happens to each connection"],
@@ -62,13 +66,16 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Read the configuration."""
         launcher = os.path.basename(sys.argv[0])
-        pairs, record = self["pairs"], bool(self["record"])
-        if problem := fault(self["config"], pairs, record, f"{launcher} monconn"):
+        pairs, record, http = self["pairs"], bool(self["record"]), self["http"]
+        if problem := fault(self["config"], pairs, record, f"{launcher} monconn", http):
             raise usage.UsageError(problem)
         try:
             file = None if pairs else load(self["config"])
-            config = from_pairs(pairs, record=record) if file is None else file.config
-            self["loaded"], self["file"] = config, file
+            if file is None:
+                self["loaded"] = from_pairs(pairs, record=record, http=http)
+            else:
+                self["loaded"] = file.config
+            self["file"] = file
         except ConfigError as error:  # UsageError would print the whole usage before it
             raise SystemExit(str(error)) from error
 

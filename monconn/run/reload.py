@@ -36,7 +36,7 @@ from monconn.errors import (
 from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.ops.reload import Change, Holds, ReloadResult
-from monconn.policy.tls import BackendTls
+from monconn.policy.tls import BackendTls, ListenTls
 from monconn.run.ports import TlsFiles
 from monconn.run.sources import load
 from monconn.run.supervisor import Changes, Supervisor
@@ -247,6 +247,8 @@ class Reloader:
             if (tls := control.tls) is not None:
                 ca = tls.client_authority
                 running.append(BackendTls(ca=ca, certificate=tls.certificate, key=tls.key))
+        if self._running.http is not None and (own := self._running.http.tls) is not None:
+            running.append(ListenTls(own.certificate, own.key))
         in_force, sections = self._running, self._sections
 
         def read() -> _Read:

@@ -7,13 +7,10 @@ machine.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,8 @@ from monconn.files import (
     file_name,
     making_fault,
     read_file,
-    state_folder,
+    replace_file,
+    state_path,
     writing_fault,
 )
 from monconn.model.reasons import BlockSource
@@ -46,17 +44,9 @@ _LATEST = 1e11  # seconds since 1970: the year 5138; NaN and infinity are not be
 def default_path(config_path: str) -> str:
     """The file of a configuration's state if it names none.
 
-    In systemd's ``STATE_DIRECTORY`` (systemd.exec(5)), or else in the user's state folder. Its name
-    is that of the configuration's file and a hash of its path: so two never meet.
-
     :param config_path: of the configuration.
     """
-    path = os.path.realpath(config_path)
-    folder = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
-    stem = re.sub(r"[^A-Za-z0-9_-]", "_", Path(path).stem)[:40]
-    name = f"state-{stem}-{digest}.json"
-    return os.path.join(folder if os.path.isabs(folder) else state_folder(), name)
+    return state_path("state", os.path.realpath(config_path), ".json")
 
 
 def path_of(config: StateConfig) -> str:
@@ -306,31 +296,17 @@ def read_state(path: str) -> State | None:
 
 
 def write_state(path: str, state: State) -> None:
-    """Replace a file, which only this user may read.
-
-    It is whole under its name at any time: written under another one, on the disk, then renamed.
+    """Replace a file, which only this user may read, and which is whole at any time.
 
     :raises OSError: it cannot be written; then the one before is still there.
     """
-    draft = f"{path}.new"
-    with suppress(FileNotFoundError):
-        os.unlink(draft)  # of a program that was killed
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            for piece in encode(state):
-                file.write(piece)
-                if file.tell() > MAX_BYTES:
-                    raise OSError(f"there are too many blocks for {MAX_BYTES >> 20} MiB")
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(draft, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(draft)
-        raise
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)  # else the name may still be the old file's after a loss of power
-    finally:
-        os.close(folder)
+    replace_file(path, _limited(encode(state)))
+
+
+def _limited(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > MAX_BYTES:
+            raise OSError(f"there are too many blocks for {MAX_BYTES >> 20} MiB")
+        yield piece

@@ -198,6 +198,12 @@ class Supervisor:
         """The configurations of the services that run."""
         return tuple(service.current() for service in self._running.values())
 
+    def is_listening(self) -> bool:
+        """Whether every service accepts clients."""
+        return all(
+            each.port.listen and not each.has_lost_address for each in self._running.values()
+        )
+
     def files_of(self, name: str) -> TlsFiles | None:
         """What the files of a service's TLS had; None if no such service runs."""
         service = self._running.get(name)

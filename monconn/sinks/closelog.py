@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from monconn.clock import Clock
 from monconn.log import Logger
-from monconn.model.reasons import Refusal
+from monconn.model.reasons import CLOSED_REASONS, Refusal
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
 from monconn.ratelimit import RateLimitedLog
 from monconn.units import format_bytes
 
 LINES_A_SECOND = 50
+_IN_GOOD_ORDER = frozenset(CLOSED_REASONS.values())
 
 
 class CloseLog(Observer):
@@ -22,6 +23,9 @@ class CloseLog(Observer):
     _log = Logger()
 
     def __init__(self, clock: Clock) -> None:
+        self.quiet_services: frozenset[str] = frozenset()
+        """Services whose connections are logged only if they were refused, or did not end in good
+        order: those of the demo that come and go all the time."""
         self._clock = clock
         self._limited = RateLimitedLog(clock, LINES_A_SECOND, self._write_summary)
         self._summary_up = self._summary_down = 0
@@ -35,6 +39,8 @@ class CloseLog(Observer):
 
     def closed(self, record: ConnectionRecord) -> None:
         """Log a connection that has closed, or a client that was refused."""
+        if record.service in self.quiet_services and record.reason in _IN_GOOD_ORDER:
+            return
         if self._limited.has_room():
             line = record.describe(self._clock.seconds())
             self._log.info("{service}: {line}", service=record.service, line=line)

@@ -60,6 +60,11 @@ _CLASS_OF_ACTION: dict[ActionKind, tuple[list[str], list[str]]] = {
     "capture_start": (["network"], ["access", "start"]),
     "capture_stop": (["network"], ["end"]),
     "read_recording": (["network"], ["access"]),
+    "log_in": (["authentication", "session"], ["start"]),
+    "log_out": (["authentication", "session"], ["end"]),
+    "log_out_all": (["session"], ["end"]),
+    "make_token": (["iam"], ["creation"]),
+    "revoke_token": (["iam"], ["deletion"]),
     "stop": (["process"], ["end"]),
     "stop_now": (["process"], ["end"]),
 }
@@ -210,7 +215,7 @@ def action(at: str, action: Action) -> Document:
     user = {"name": actor.user or actor.name} if actor.user or actor.name else {}
     if actor.uid is not None:
         user["id"] = str(actor.uid)
-    if user and actor.kind in ("process", "ssh", "certificate"):
+    if user and actor.kind in ("process", "ssh", "certificate", "token", "session"):
         made["user"] = user
     return made
 

@@ -292,3 +292,37 @@ def test_a_failing_module_is_reported_without_a_traceback(
     monkeypatch.syspath_prepend(tmp_path)
     (problem,) = problems("observers: [{use: 'observer_that_fails:X'}]")
     assert problem.endswith("cannot be imported: RuntimeError: no luck")
+
+
+# -- http
+
+
+def test_names_and_origins_of_http_are_as_browsers_write_them() -> None:
+    http = read(
+        "http: {listen: '127.0.0.1:9180', hosts: [Mon.Example., localhost],"
+        " allow_origins: ['HTTPS://Tools.example/', 'http://[::1]:80', 'https://a:8443']}"
+    ).http
+    assert http is not None
+    assert http.hosts == ("mon.example", "localhost")
+    assert http.allow_origins == ("https://tools.example", "http://[::1]", "https://a:8443")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("hosts: []", "hosts: must be a list of host names"),
+        ("hosts: mon.example", "hosts: must be a list of host names"),
+        ("hosts: ['a.example:443']", "without a port"),
+        ("hosts: [ok, '*.example']", "http.hosts[1]: "),
+        ("hosts: ['https://a.example']", "must be the name of a host"),
+        ("hosts: ['']", "must"),
+        ("allow_origins: ['*']", "there is no wildcard"),
+        ("allow_origins: ['null']", "must be an origin"),
+        ("allow_origins: [tools.example]", "must be an origin"),
+        ("allow_origins: ['https://a.example/path']", "must be an origin"),
+        ("allow_origins: ['https://u@a.example', 'x']", "http.allow_origins[1]: "),
+    ],
+)
+def test_names_and_origins_of_http_that_are_none(text: str, problem: str) -> None:
+    found = problems(f"http: {{listen: '127.0.0.1:9180', {text}}}")
+    assert any(problem in each for each in found), found

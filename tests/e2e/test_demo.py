@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 import monconn.faces.cli.demo as demo_module
 from monconn.faces.cli import demo_mqtt as mqtt
+from monconn.faces.cli.demo_network import may_drop_packets
 
 from .programs import HANG_SECONDS, SCRIPTS, Program, connect
 
@@ -36,6 +38,7 @@ def test_demo(start: Callable[..., Program]) -> None:
     demo = start(SCRIPTS / "monconn", "demo")
     port = int(demo.out.wait_for(r"nc -N 127\.0\.0\.1 (\d+)$")[1])
     demo.out.wait_for("Ctrl-C ends it")
+    log_in(str(demo.out))
     with connect(port) as client:
         client.sendall(b"hello\n")
         assert client.recv(100) == b"ok 6\n"
@@ -80,21 +83,36 @@ def test_demo(start: Callable[..., Program]) -> None:
         "warn: demo: valve-4 (127.0.0.14) reconnect_storm alarm",
         "warn: demo: pump-3 (127.0.0.13) silent alarm",
     }
+    assert "shop: 127.0.0.66:" in text  # which is kept out
+    assert not re.search(r"shop: \S+ \w+_closed", text)  # too many, and nothing is wrong with them
     shown = introduction.partition("Ctrl-C ends it")[0]
     assert max(len(line) for line in shown.splitlines() if monconn not in line) <= 100
+
+
+def log_in(introduction: str) -> None:
+    """Do what a browser does with the link, which stands before all else that is to be tried."""
+    found = re.search(r"http://(127\.0\.0\.1:\d+)/#login/(\S+)$", introduction, re.MULTILINE)
+    assert found is not None
+    assert found.start() < introduction.index("Try, in a second terminal")
+    connection = http.client.HTTPConnection(found[1], timeout=HANG_SECONDS)
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/api/v1/session", json.dumps({"code": found[2]}), headers)
+    assert connection.getresponse().status == 204
+    connection.close()
 
 
 @pytest.mark.parametrize("may_drop", [True, False])
 @pytest.mark.usefixtures("runtime")
 def test_the_one_that_falls_silent(start: Callable[..., Program], may_drop: bool) -> None:
     """It vanishes where the kernel lets us have it vanish; the description says which."""
-    if may_drop and not demo_module._may_drop_packets():
+    if may_drop and not may_drop_packets():
         pytest.skip("this user must not have the kernel drop packets")
     code = f"""
-import monconn.faces.cli.demo as demo
-demo._may_drop_packets = lambda: {may_drop}
-demo._UNREACHABLE_SECONDS = demo._IDLE_SECONDS = 1.0
-demo._ANSWER_SECONDS = demo._Vanishing.stay = demo._FallingSilent.stay = 0.5
+from monconn.faces.cli import demo, demo_broker, demo_devices
+demo.may_drop_packets = lambda: {may_drop}
+demo.UNREACHABLE_SECONDS = demo_devices.UNREACHABLE_SECONDS = demo._IDLE_SECONDS = 1.0
+demo_broker.ANSWER_SECONDS = 0.5
+demo_devices._Vanishing.stay = demo_devices._FallingSilent.stay = 0.5
 demo.run_demo()
 """
     demo = start(sys.executable, "-c", code)

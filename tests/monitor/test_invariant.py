@@ -107,6 +107,7 @@ class OneService(RuleBasedStateMachine):
         self.up = self.down = self.total = 0  # less what was subtracted
         self.refused: Counter[str] = Counter()
         self.refused_ever: Counter[str] = Counter()
+        self.closed_before: Counter[str | None] = Counter()  # before the last reset
 
     # -- what clients and sockets do
 
@@ -217,6 +218,7 @@ class OneService(RuleBasedStateMachine):
         self.up = self.down = self.total = 0
         self.witness.bytes_seen = (0, 0)
         self.refused.clear()
+        self.closed_before = Counter(self.witness.closed_reasons.values())
 
     @rule(seconds=st.integers(0, 100))
     def wait(self, seconds: int) -> None:
@@ -239,6 +241,8 @@ class OneService(RuleBasedStateMachine):
         assert stats["total"] == self.total
         assert stats["refused_by"] == {key: count for key, count in self.refused.items() if count}
         assert self.witness.refusals == self.refused_ever
+        closed = Counter(self.witness.closed_reasons.values())
+        assert stats["closed_by"] == closed - self.closed_before
 
     @invariant()
     def slots_are_exact(self) -> None:

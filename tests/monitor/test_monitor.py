@@ -322,6 +322,7 @@ def test_stats(monitor: Monitor, clock: Clock) -> None:
         "refused_by": {"blocked": 1},
         "up": 3,
         "down": 4,
+        "closed_by": {"client_closed": 1},
         "alarms": [],
     }
 

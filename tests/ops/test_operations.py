@@ -155,6 +155,27 @@ def test_one_connection_is_measured_and_diagnosed() -> None:
         world.operations.connection(10**9)
 
 
+def test_one_connection_says_when_its_sides_have_ended() -> None:
+    world = World("web")
+    [connection] = world.connect("web", "10.0.0.1")
+    record = connection.record
+    world.clock.advance(2)
+    record.note_end("backend", "fin")
+    record.half_closed = record.backend_ended = world.clock.seconds()
+    world.clock.advance(3)
+    row = world.result(world.operations.connection(record.id))
+    assert row.backend_ended_seconds == 2
+    assert row.client_ended_seconds is None
+    [listed] = world.result(world.operations.connections()).rows
+    assert "backend_ended_seconds" not in listed.to_json()
+
+    record.note_end("client", "reset")
+    connection.end("client_reset")
+    ended = world.result(world.operations.connection(record.id))
+    assert ended.client_ended_seconds == ended.duration_seconds
+    assert ended.backend_ended_seconds == 2
+
+
 def test_what_is_listed_is_measured_and_nothing_else() -> None:
     world = World("web")
     made = world.connect("web", *["192.0.2.1"] * 5)

@@ -61,6 +61,8 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     (tmp_path / "there").mkdir()
     (tmp_path / "a-file").write_text("precious")
+    (tmp_path / "nonsense").write_text("nonsense\n")
+    (tmp_path / "nonsense").chmod(0o600)
     (tmp_path / "keys").write_text(KEY)
     (tmp_path / "keys").chmod(0o600)
     (tmp_path / "no-key").write_text("# none\n")
@@ -111,6 +113,18 @@ FAILS = {
     "a file for a folder": (SERVICE % "unix:{folder}/a-file/x", "listen", "is no folder"),
     "control": ("control: {listen: 'unix:{folder}/live'}\n", "listen", "already in use by"),
     "metrics": ("metrics: {listen: '127.0.0.1:{port}'}\n", "listen", "already in use by"),
+    "tokens that others can read": (
+        "http: {listen: '127.0.0.1:0', tokens: '{folder}/a-file'}\n",
+        "tokens",
+        "is open to other users (mode 0644): chmod 600",
+    ),
+    "tokens that are none": (
+        "http: {listen: '127.0.0.1:0', tokens: '{folder}/nonsense'}\n",
+        "tokens",
+        "nonsense:1: must be NAME ROLE sha256:DIGEST, as monconn web --token writes it",
+    ),
+    "http": ("http: {listen: '127.0.0.1:{port}'}\n", "listen", "already in use by"),
+    "http folder": ("http: {listen: 'unix:{folder}/no/x'}\n", "listen", "no folder"),
     "metrics folder": ("metrics: {listen: 'unix:{folder}/no/x'}\n", "listen", "no folder"),
     "log": ("json_log: {path: '{folder}/No/log'}\n", "path", "there is no folder"),
     "history": ("history: {path: '{folder}/No/db'}\n", "path", "there is no folder"),
@@ -180,6 +194,8 @@ def test_check_finds_what_a_start_fails_with(world: World, text: str, key: str, 
         "capture: {folder: '{folder}/there/captures', filter: all}\n",
         "capture: {on: [client_lost, 'alarm:silent']}\n",
         "metrics: {listen: '127.0.0.1:0'}\n",
+        "http: {listen: '127.0.0.1:0'}\n",
+        "http: {listen: '127.0.0.1:0', tokens: '{folder}/No/tokens'}\n",
         "control: {listen: 'unix:{folder}/there/c'}\n",
         "control: true\n",
         MANHOLE % ("127.0.0.1:0", "{folder}/keys", "{folder}/host_key"),
@@ -239,6 +255,9 @@ CONCH = "needs Conch: pip install 'monconn[manhole]'"
     ("missing", "text", "message"),
     [
         ("prometheus_client", "metrics: {listen: ':0'}\n", METRICS),
+        ("prometheus_client", "http: {listen: '127.0.0.1:0', metrics: true}\n", METRICS),
+        ("h11", "metrics: {listen: ':0'}\n", METRICS.replace("prometheus-client", "h11")),
+        ("h11", "http: {listen: '127.0.0.1:0'}\n", "needs h11: pip install 'monconn[http]'"),
         (
             "twisted.conch.manhole_ssh",
             MANHOLE % ("127.0.0.1:0", "{folder}/keys", "{folder}/host_key"),
@@ -250,7 +269,7 @@ def test_a_missing_extra(
     world: World, monkeypatch: pytest.MonkeyPatch, missing: str, text: str, message: str
 ) -> None:
     for name in [*sys.modules]:
-        if name.startswith(("prometheus_client", "monconn.sinks.metrics.")):
+        if name.startswith(("prometheus_client", "monconn.sinks.metrics.", "monconn.net.http.")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     (error,) = world.check(text)

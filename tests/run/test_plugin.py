@@ -62,6 +62,11 @@ def test_pairs_with_a_recorder() -> None:
     assert service.policy.recorder is not None
 
 
+def test_pairs_with_a_page() -> None:
+    parsed = options("-p", ":2222=127.0.0.1:22", "--http", "127.0.0.1:9180")
+    assert str(parsed["loaded"].http.listen) == "127.0.0.1:9180"
+
+
 def test_a_file(file: Path) -> None:
     assert names(options("--config", file)["loaded"]) == ["web"]
     assert names(options("-c", file)["loaded"]) == ["web"]
@@ -73,6 +78,7 @@ def test_a_file(file: Path) -> None:
         ([], r"nothing to do: give -p or -c, as in \S+ monconn -p :2222=127\.0\.0\.1:22"),
         (["-c", "x.yaml", "-p", ":1=:2"], "-c and -p do not go together: put the services into"),
         (["-c", "x.yaml", "--record"], "--record is for -p: write recorder: true into the file"),
+        (["-c", "x.yaml", "--http", "unix:/x"], "--http is for -p: write http: {listen: unix:/x}"),
         (["x.yaml"], r'unexpected "x\.yaml": a file is given by -c FILE'),
     ],
 )

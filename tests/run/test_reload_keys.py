@@ -36,6 +36,7 @@ TABLES = {
     ("configuration.md", "Recorder"): "recorder",
     ("configuration.md", "Other sections"): "",
     ("configuration.md", "Captures"): "capture",
+    ("configuration.md", "HTTP"): "http",
     ("control.md", "Configuration"): "control",
     ("devices.md", "Configuration"): "devices",
     ("history.md", "History"): "history",
@@ -224,6 +225,13 @@ def values(key: str, world: World, certificates: tuple[Certificate, Certificate]
         "json_log.path": (f"{world.folder}/log", f"{world.folder}/other-log"),
         "json_log.format": ("native", "ecs"),
         "json_log.every": ("60s", "30s"),
+        "http.listen": ("127.0.0.1:0", f"unix:{world.folder}/http"),
+        "http.tls": tuple(
+            {"certificate": str(each.certificate), "key": str(each.key)} for each in certificates
+        ),
+        "http.tokens": (f"{world.folder}/tokens", f"{world.folder}/other-tokens"),
+        "http.hosts": (["one.example.org"], ["other.example.org"]),
+        "http.allow_origins": (["https://one.example.org"], ["https://other.example.org"]),
         "metrics.listen": ("127.0.0.1:0", f"unix:{world.folder}/metrics"),
         "history.path": (f"{world.folder}/db", f"{world.folder}/other-db"),
         "history.keep": ("30d", "7d"),
@@ -266,7 +274,7 @@ def values(key: str, world: World, certificates: tuple[Certificate, Certificate]
     section, _, name = key.partition(".")
     if section == "services" and name in SETTINGS and SETTINGS[name].kind in of_kinds:
         return of_kinds[SETTINGS[name].kind]
-    if key in ("manhole", "json_log", "metrics", "history"):
+    if key in ("manhole", "json_log", "metrics", "http", "history"):
         return None, USUAL[key]
     default = attrs.fields_dict(_class_of(section))[name].default if name else attrs.NOTHING
     if isinstance(default, bool):
@@ -281,6 +289,7 @@ USUAL: dict[str, dict[str, Any]] = {
     "manhole": {"listen": "127.0.0.1:0", "authorized_keys": "keys", "host_key": "host_key"},
     "json_log": {"path": "log"},
     "metrics": {"listen": "127.0.0.1:0"},
+    "http": {"listen": "127.0.0.1:0"},
     "history": {"path": "db"},
     "capture": {"folder": "captures", "filter": "service:web", "on": ["client_reset"]},
     "devices": {},

@@ -246,3 +246,17 @@ def test_of_many_that_would_be_refused_the_others_are_counted(
         "more clients would be refused (dry_run): 3 blocked, 3 not_allowed"
     )
     assert not clock.getDelayedCalls()
+
+
+def test_a_quiet_service_is_logged_where_something_went_wrong(
+    log: CloseLog, events: Sequence[LogEvent]
+) -> None:
+    log.quiet_services = frozenset({"shop"})
+    for reason in ("client_closed", "backend_closed"):
+        log.closed(closed(service="shop", reason=reason))
+    assert lines(events) == []
+    log.closed(closed(service="shop", reason="client_reset"))
+    log.refused(refused())
+    log.refused(closed(service="shop", refusal="blocked", reason=None, closed=100.0))
+    log.closed(closed())
+    assert [line.partition(":")[0] for line in lines(events)] == ["shop", "web", "shop", "web"]

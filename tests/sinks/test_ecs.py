@@ -77,13 +77,18 @@ TYPES = {
 }
 VALUES = {
     "event.kind": {"alert", "event", "pipeline_error"},
-    "event.category": {"network", "configuration", "database", "process"},
+    "event.category": {
+        *("network", "configuration", "database", "process", "authentication", "session", "iam"),
+    },
     "event.outcome": {"success", "failure", "unknown"},
     "network.direction": {"ingress", "egress"},
     "network.type": {"ipv4", "ipv6"},
     "network.transport": {"tcp"},
 }
 EXPECTED_TYPES = {
+    "authentication": {"start", "end", "info"},
+    "session": {"start", "end", "info"},
+    "iam": {"admin", "change", "creation", "deletion", "group", "info", "user"},
     "network": {"access", "allowed", "connection", "denied", "end", "info", "protocol", "start"},
     "configuration": {"access", "change", "creation", "deletion", "info"},
     "database": {"access", "change", "error", "info"},
@@ -467,6 +472,8 @@ def test_an_alarm_that_goes_on_is_no_new_one(goes_on: bool) -> None:
         (Actor.process(1000, 77), {"id": "1000"}),
         (Actor.ssh("SHA256:abc", "ada"), {"name": "ada"}),
         (Actor.certificate("CN=ada"), {"name": "CN=ada"}),
+        (Actor.token("grafana"), {"name": "grafana"}),
+        (Actor.session("uid 0 (root)"), {"name": "uid 0 (root)"}),
         (Actor.signal("SIGTERM"), None),
         (Actor("code"), None),
     ],

@@ -41,6 +41,8 @@ from monconn.model.record import PROTOCOLS, ConnectionRecord
 from monconn.monitor.interfaces import IConnection
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.net.http import server as http_server
+from monconn.net.http.requests import Limits
 from monconn.net.sockets import TCP_INFO_BYTES
 from monconn.policy.policy import SETTINGS, Policy
 from monconn.policy.quantities import Bandwidth
@@ -48,7 +50,6 @@ from monconn.policy.rules import Rules
 from monconn.policy.sides import Sides
 from monconn.policy.timeouts import Timeouts
 from monconn.sinks.capture_files import CaptureTotals
-from monconn.sinks.metrics import http as metrics_http
 from monconn.sinks.metrics.families import Families, _time_limits, encoder_for
 from monconn.sinks.metrics.figures import DECODED_AT_ONCE, ServiceFigures
 from monconn.sinks.metrics.service import MetricsService
@@ -786,8 +787,9 @@ async def test_a_client_that_disconnects_early_does_no_harm(server: Server) -> N
 async def test_one_client_too_many_displaces_one_that_does_not_ask(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics_http, "MOST_CLIENTS", 1)
-    monkeypatch.setattr(metrics_http, "GRACE_SECONDS", 0.01)
+    assert server.service._factory is not None
+    server.service._factory.limits = Limits(clients=1)
+    monkeypatch.setattr(http_server, "GRACE_SECONDS", 0.01)
 
     def two_clients() -> tuple[bytes, bytes]:
         with socket.create_connection(("127.0.0.1", server.port), HANG_SECONDS) as first:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ import pytest
 import pytest_twisted
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
@@ -22,66 +20,19 @@ from monconn.addresses import TcpAddress
 from monconn.clock import MonotonicClock
 from monconn.config.sections import MetricsConfig
 from monconn.monitor.registry import Registry
+from monconn.net.http import server as http_server
+from monconn.net.http.requests import Limits
 from monconn.sinks.metrics import encoding
-from monconn.sinks.metrics import http as metrics_http
 from monconn.sinks.metrics.figures import Sample
-from monconn.sinks.metrics.http import MetricsFactory
+from monconn.sinks.metrics.http import MetricsPages
 from monconn.sinks.metrics.service import MetricsService
 from tests import running_reactor
+from tests.net.http.clients import PEER, Clients, status
 from tests.properties import examples
 
 HANG_SECONDS = 30.0
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-PEER = IPv4Address("TCP", "127.0.0.1", 4711)
-
-
-class Transport:
-    """A connection whose peer reads when the test says so."""
-
-    def __init__(self) -> None:
-        self.written = bytearray()
-        self.unread = 0
-        self.most_unread = 0
-        self.producer: Any = None
-        self.is_paused = False
-        self.has_ended = False
-        self.how_closed: str | None = None
-
-    def write(self, data: bytes) -> None:
-        assert not self.has_ended
-        self.written += data
-        self.unread += len(data)
-        self.most_unread = max(self.most_unread, self.unread)
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        assert not streaming
-        self.producer = producer
-        producer.resumeProducing()
-
-    def unregisterProducer(self) -> None:
-        self.producer = None
-
-    def read_all(self) -> None:
-        """Let the peer read what there is, until there is no more."""
-        while self.unread:
-            self.unread = 0
-            if self.producer is not None:
-                self.producer.resumeProducing()
-
-    def pauseProducing(self) -> None:
-        self.is_paused = True
-
-    def resumeProducing(self) -> None:
-        self.is_paused = False
-
-    def loseWriteConnection(self) -> None:
-        self.has_ended = True
-
-    def loseConnection(self) -> None:
-        self.how_closed = self.how_closed or "closed"
-
-    def abortConnection(self) -> None:
-        self.how_closed = self.how_closed or "aborted"
+MOST_CLIENTS, MOST_HEAD_BYTES = Limits().clients, Limits().head_bytes
 
 
 class Threads:
@@ -97,42 +48,28 @@ class Threads:
         self._calls.get(timeout=HANG_SECONDS)()
 
 
-class World:
+class World(Clients):
     """The server without sockets, with a fake clock."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
         self.threads = Threads()
         self.samples = 0
         self.sample = self._sample
+        clock = Clock()
         config = MetricsConfig(TcpAddress("127.0.0.1", 0))
         self._service = MetricsService(
             config,
             Registry(),
             object(),
-            self.clock,
+            clock,
             lambda: {f"observer{self.samples}": self.samples},
         )
-        self.factory = MetricsFactory(lambda: self.sample(), self.threads, self.clock)
-        self.factory.doStart()
+        self._pages = MetricsPages(lambda: self.sample(), self.threads, clock)
+        super().__init__(self._pages.factory(), clock)
 
     def _sample(self) -> Sample:
         self.samples += 1
         return self._service.sample()
-
-    def connect(self, data: bytes = b"") -> Transport:
-        transport = Transport()
-        protocol: Any = self.factory.buildProtocol(PEER)
-        assert protocol is not None
-        transport.protocol = protocol  # type: ignore[attr-defined]
-        protocol.makeConnection(transport)
-        if data:
-            protocol.dataReceived(data)
-        return transport
-
-    def send(self, transport: Any, data: bytes) -> None:
-        if not transport.is_paused and transport.how_closed is None:
-            transport.protocol.dataReceived(data)
 
     def encode(self) -> None:
         """Run one encoding, and the pause after it."""
@@ -140,8 +77,8 @@ class World:
         self.clock.advance(encoding.MOST_PAUSE_SECONDS)
 
     def close(self) -> None:
-        self.factory.close()
-        assert not self.clock.getDelayedCalls()
+        self._pages.stop()
+        super().close()
 
 
 @pytest.fixture
@@ -149,12 +86,6 @@ def world() -> Iterator[World]:
     world = World()
     yield world
     world.close()
-
-
-def status(transport: Transport) -> int:
-    matched = re.match(rb"HTTP/1\.1 (\d+) ", transport.written)
-    assert matched, bytes(transport.written)
-    return int(matched[1])
 
 
 # -- pipelining, and many at once
@@ -180,7 +111,9 @@ def test_those_who_wait_together_share_an_encoding(world: World) -> None:
     first = world.connect(GET)
     others = [world.connect(GET) for _ in range(30)]
     formats = [
-        world.connect(b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text\r\n\r\n")
+        world.connect(
+            b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text\r\n\r\n"
+        )
         for _ in range(30)
     ]
     for _ in range(3):
@@ -197,7 +130,7 @@ def test_those_who_wait_together_share_an_encoding(world: World) -> None:
 
 def test_those_who_want_versions_of_their_own_share_an_encoding(world: World) -> None:
     world.connect(GET)
-    accept = b"GET /metrics HTTP/1.1\r\nAccept: %b;version=1.%d.0;escaping=%b\r\n\r\n"
+    accept = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: %b;version=1.%d.0;escaping=%b\r\n\r\n"
     strangers = [
         world.connect(accept % (kind, number, escaping))
         for number in range(10)
@@ -278,8 +211,8 @@ def test_an_answer_that_is_not_read_costs_one_piece_and_ends(
     encode_to(monkeypatch, b"x" * 10_000_000)
     client = world.connect(GET)
     world.encode()
-    assert client.unread <= metrics_http.PIECE_BYTES + 500
-    world.clock.advance(metrics_http.ANSWER_SECONDS)
+    assert client.unread <= http_server.PIECE_BYTES + 500
+    world.clock.advance(http_server.ANSWER_SECONDS)
     assert client.how_closed == "aborted"
 
 
@@ -290,22 +223,24 @@ def test_a_long_answer_is_complete_in_pieces(world: World, monkeypatch: pytest.M
     world.encode()
     client.read_all()
     assert client.written.partition(b"\r\n\r\n")[2] == body
-    assert client.most_unread <= metrics_http.PIECE_BYTES + 500
+    assert client.most_unread <= http_server.PIECE_BYTES + 500
 
 
 def test_what_the_kernel_has_of_an_answer_is_still_delivered(world: World) -> None:
-    client = world.connect(b"GET / HTTP/1.1\r\n\r\n")
+    client = world.connect(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     client.read_all()
     assert client.how_closed is None
-    world.clock.advance(metrics_http.LINGER_SECONDS)
+    world.clock.advance(http_server.LINGER_SECONDS)
     assert client.how_closed == "closed"
 
 
 def test_a_body_without_end_is_not_read_for_ever(world: World) -> None:
-    client = world.connect(b"POST /metrics HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    client = world.connect(
+        b"POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     client.read_all()
     assert status(client) == 405
-    for _ in range(metrics_http.MOST_LINGER_BYTES // 65536):
+    for _ in range(http_server.MOST_LINGER_BYTES // 65536):
         world.send(client, b"x" * 65536)
         assert client.how_closed is None
     world.send(client, b"x")
@@ -319,9 +254,9 @@ def test_a_head_without_end_is_refused(world: World, line: bytes) -> None:
     while not client.is_paused and not client.written:
         world.send(client, line)
         sent += len(line)
-        assert sent < metrics_http.MOST_HEAD_BYTES + len(line)
+        assert sent < MOST_HEAD_BYTES + len(line)
     assert status(client) == 431
-    assert len(client.protocol._head) <= metrics_http.MOST_HEAD_BYTES + 4  # type: ignore[attr-defined]
+    assert len(client.protocol._reader) <= len(line)
 
 
 # -- all places taken
@@ -329,12 +264,12 @@ def test_a_head_without_end_is_refused(world: World, line: bytes) -> None:
 
 def test_a_newcomer_displaces_the_oldest_without_a_request(world: World) -> None:
     waiting = world.connect(GET)
-    slow = [world.connect(b"GET /") for _ in range(metrics_http.MOST_CLIENTS - 1)]
-    world.clock.advance(metrics_http.GRACE_SECONDS)
+    slow = [world.connect(b"GET /") for _ in range(MOST_CLIENTS - 1)]
+    world.clock.advance(http_server.GRACE_SECONDS)
     assert not world.factory.is_full()
     scraper = world.connect(GET)
     assert [each.how_closed for each in slow] == ["aborted", *[None] * (len(slow) - 1)]
-    assert len(world.factory.clients) == metrics_http.MOST_CLIENTS
+    assert len(world.factory.clients) == MOST_CLIENTS
     for _ in range(2):
         world.encode()
     assert (status(waiting), status(scraper)) == (200, 200)
@@ -342,9 +277,9 @@ def test_a_newcomer_displaces_the_oldest_without_a_request(world: World) -> None
 
 def test_one_who_has_its_answer_is_displaced_before_one_who_asks(world: World) -> None:
     asking = world.connect(b"GET /")
-    answered = world.connect(b"GET / HTTP/1.1\r\n\r\n")
+    answered = world.connect(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     answered.read_all()
-    for _ in range(metrics_http.MOST_CLIENTS - 1):
+    for _ in range(MOST_CLIENTS - 1):
         world.connect(b"GET /")
     assert (answered.how_closed, asking.how_closed) == ("closed", None)
 
@@ -352,26 +287,26 @@ def test_one_who_has_its_answer_is_displaced_before_one_who_asks(world: World) -
 def test_one_who_does_not_read_is_displaced_before_one_who_does(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode_to(monkeypatch, bytes(10 * metrics_http.PIECE_BYTES))
+    encode_to(monkeypatch, bytes(10 * http_server.PIECE_BYTES))
     reader = world.connect(GET)
-    stuck = [world.connect(GET) for _ in range(metrics_http.MOST_CLIENTS - 1)]
+    stuck = [world.connect(GET) for _ in range(MOST_CLIENTS - 1)]
     for _ in range(2):
         world.encode()
-    reader.protocol.resumeProducing()  # type: ignore[attr-defined]
+    reader.producer.resumeProducing()
     for _ in range(3):
         world.connect(GET)
     assert [each.how_closed for each in stuck[:4]] == [*["aborted"] * 3, None]
     reader.read_all()
-    assert len(reader.written) > 10 * metrics_http.PIECE_BYTES
+    assert len(reader.written) > 10 * http_server.PIECE_BYTES
     world.encode()
 
 
 def test_newcomers_wait_while_nobody_has_had_its_time(world: World) -> None:
-    waiting = [world.connect(GET) for _ in range(metrics_http.MOST_CLIENTS - 1)]
+    waiting = [world.connect(GET) for _ in range(MOST_CLIENTS - 1)]
     world.connect(b"GET /")
     assert world.factory.is_full()
     assert world.factory.buildProtocol(PEER) is None
-    world.clock.advance(metrics_http.GRACE_SECONDS)
+    world.clock.advance(http_server.GRACE_SECONDS)
     assert not world.factory.is_full()  # one has not sent its request
     world.connect(GET)
     assert world.factory.is_full()  # all wait for the figures
@@ -388,12 +323,12 @@ def test_newcomers_wait_while_nobody_has_had_its_time(world: World) -> None:
     ("sent", "expected"),
     [
         (b"GET / HTTP/1.0\n\n", 200),
-        (b"\r\n\r\nGET /?x=1 HTTP/1.1\r\n\r\n", 200),
+        (b"\r\n\r\nGET /?x=1 HTTP/1.1\r\nHost: x\r\n\r\n", 200),
         (b"GET http://x:1/ HTTP/1.1\r\nHost: x\r\n\r\n", 200),
         (b"GET HTTP://x HTTP/1.1\r\nHost: x\r\n\r\n", 200),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),  # HTTP/2 with prior knowledge
         (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 200),
-        (b"OPTIONS * HTTP/1.1\r\n\r\n", 404),
+        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404),
         (b"GET /\r\n\r\n", 400),
         (b"GET  / HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nno header\r\n\r\n", 400),
@@ -436,6 +371,7 @@ _PIECES = st.sampled_from(
 @settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.one_of(_PIECES, st.binary(max_size=40)), max_size=12))
 @example([b"\r", b"\nGET / HTTP/1.1\r", b"\n\r", b"\n"])
+@example([b"GET / HTTP/2.0\r\n\r\n"])
 def test_after_any_garbage_a_scrape_is_answered(chunks: list[bytes]) -> None:
     world = World()
     odd = world.connect()
@@ -536,14 +472,14 @@ def running_reactor_turn(reactor: Any) -> Any:
 
 @pytest_twisted.ensureDeferred
 async def test_clients_are_accepted_a_few_in_a_turn(server: Server) -> None:
-    count = metrics_http.CLIENTS_PER_TURN + 3
+    count = http_server.CLIENTS_PER_TURN + 3
     listener = server.service._listener
     assert listener is not None
     assert server.service._factory is not None
     listener._stop_reading()
     clients = [socket.create_connection(server.address, HANG_SECONDS) for _ in range(count)]
     listener.doRead()
-    assert len(server.service._factory.clients) == metrics_http.CLIENTS_PER_TURN
+    assert len(server.service._factory.clients) == http_server.CLIENTS_PER_TURN
     listener.doRead()
     assert len(server.service._factory.clients) == count
     for each in clients:

@@ -136,6 +136,12 @@ def outputs(context: click.Context, parameter: click.Parameter, incomplete: str)
     return _matching(found, incomplete)
 
 
+def tokens(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
+    """The tokens of the HTTP API, and what they may do."""
+    found = {str(row.get("name")): str(row.get("role")) for row in _rows(context, "ListTokens")}
+    return _matching(found, incomplete)
+
+
 def connection_ids(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
     """The ids of live connections, and then of those closed lately, with their clients."""
     return _matching(_ids(context, incomplete), incomplete)

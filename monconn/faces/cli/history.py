@@ -6,11 +6,11 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime
 from typing import Any
 
 import click
 
+from monconn import units
 from monconn.errors import UnitError
 from monconn.faces.cli import completion
 from monconn.faces.cli.listings import Asked, listing_options
@@ -38,7 +38,6 @@ from monconn.ops.filter_keys import HISTORY_EVENT_KEYS, HISTORY_KEYS
 from monconn.ops.filters import parse
 from monconn.ops.rows import HistoryConnectionRow, HistoryEventRow
 from monconn.ops.sorting import parse_sort
-from monconn.units import parse_duration
 
 _USUAL_ROWS = 1_000
 _MOST_ROWS = 1_000_000
@@ -52,15 +51,9 @@ def parse_moment(context: click.Context, option: click.Parameter, text: str | No
     if text is None:
         return None
     try:
-        return time.time() - parse_duration(text)
-    except UnitError:
-        pass
-    try:
-        return datetime.fromisoformat(text).astimezone().timestamp()
-    except (ValueError, OverflowError, OSError):
-        raise click.BadParameter(
-            f"{text!r} is neither a time ago, such as 2h, nor a date, such as 2026-01-31T08:00"
-        ) from None
+        return units.parse_moment(text, time.time())
+    except UnitError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 _since_option = click.option(

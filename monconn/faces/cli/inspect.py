@@ -45,6 +45,7 @@ from monconn.faces.cli.verbs import (
     json_option,
     service_option,
 )
+from monconn.faces.cli.web import web
 from monconn.faces.cli.why import why
 from monconn.faces.control.client import LIST_SECONDS, BadAnswer, Client
 from monconn.faces.tui.terminal import check_terminal
@@ -379,6 +380,7 @@ VERBS = (
     capture,
     notify,
     top,
+    web,
     shell,
     ps,
     completion.completion,

@@ -6,6 +6,7 @@ import click
 
 from monconn._version import __version__
 from monconn.config.config import from_pairs
+from monconn.config.sections import USUAL_HTTP
 from monconn.faces.cli.check import check, configuration
 from monconn.faces.cli.completion import files
 from monconn.faces.cli.help import help_command
@@ -41,28 +42,41 @@ from monconn.run.sources import fault, load
     is_flag=True,
     help="With -p: record the first and the last bytes of each connection (monconn recording).",
 )
+@click.option(
+    "--http",
+    metavar="[ADDRESS]",
+    is_flag=False,
+    flag_value=USUAL_HTTP,
+    help=f"With -p: serve the page and the HTTP API, at {USUAL_HTTP} unless told otherwise"
+    " (monconn web opens it).",
+)
 @click.option("-D", "--debug", is_flag=True, help="Log all that happens to each connection.")
 @click.version_option(__version__, prog_name="monconn")
 @click.pass_context
 def main(
-    context: click.Context, pairs: tuple[str, ...], file: str | None, record: bool, debug: bool
+    context: click.Context,
+    pairs: tuple[str, ...],
+    file: str | None,
+    record: bool,
+    http: str | None,
+    debug: bool,
 ) -> None:
     """See what happens on the TCP connections of a service."""
     if context.invoked_subcommand is not None:
-        if pairs or file is not None or record:
-            raise click.UsageError("-p, -c and --record do not go with a command")
+        if pairs or file is not None or record or http is not None:
+            raise click.UsageError("-p, -c, --record and --http do not go with a command")
         # The signals' handlers of monconn_command are for what runs services.
         if context.obj is not None and context.invoked_subcommand != demo.name:
             context.obj()
         context.obj = {"debug": debug}
         return
-    if problem := fault(file, pairs, record, "monconn"):
+    if problem := fault(file, pairs, record, "monconn", http):
         raise click.UsageError(problem)
     from monconn.faces.cli.run import install_reactor, run  # Twisted and all: not needed for --help
 
     install_reactor()  # before endpoints are parsed: Twisted would install its default reactor
     if file is None:
-        config = configuration(lambda: from_pairs(pairs, record=record))
+        config = configuration(lambda: from_pairs(pairs, record=record, http=http))
         context.exit(run(config, debug=debug))
     loaded = configuration(lambda: load(file))
     context.exit(run(loaded.config, file=loaded, debug=debug))

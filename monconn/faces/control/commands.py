@@ -137,6 +137,7 @@ class Hello(_Command):
         (b"why", amp.Boolean(optional=True)),  # whether there is Why
         (b"blocks", amp.Boolean(optional=True)),  # whether Block knows for_seconds and the like
         (b"pauses", amp.Boolean(optional=True)),  # whether there is Pause, and spread is understood
+        (b"web", amp.Boolean(optional=True)),  # whether there is WebLink
         (b"role", amp.Unicode(optional=True)),  # view or operate; operate, if left out
         (b"served", amp.Unicode(optional=True)),  # the same at all addresses of one control port
     ]
@@ -463,6 +464,57 @@ class NotifyTest(_Command):
     response = _ROWS
 
 
+class WebLink(_Command):
+    """Make a link that opens the page in a browser and logs it in, once."""
+
+    role = "view"  # as the link gives no more than that
+    arguments = [(b"role", amp.Unicode(optional=True))]  # as this control port's, if left out
+    response = [
+        (b"url", amp.Unicode()),
+        (b"seconds", Number()),  # how long it may be used
+    ]
+
+
+class MakeToken(_Command):
+    """Make a token of the HTTP API; its file has only a digest of it."""
+
+    role = "view"  # as the token gives no more than that
+    arguments = [
+        (b"role", amp.Unicode(optional=True)),  # as this control port's, if left out
+        (b"name", amp.Unicode(optional=True)),  # made up, if left out
+    ]
+    response = [
+        (b"token", amp.Unicode()),
+        (b"name", amp.Unicode()),
+        (b"role", amp.Unicode()),
+        (b"file", amp.Unicode()),
+    ]
+
+
+class ListTokens(_Command):
+    """The tokens of the HTTP API that are in force."""
+
+    role = "view"
+    arguments = _NOTHING
+    response = [*_ROWS, (b"file", amp.Unicode())]
+
+
+class RevokeToken(_Command):
+    """Have a token, and the sessions that were begun with it, be of no use any more."""
+
+    role = "operate"
+    arguments = [(b"name", amp.Unicode())]
+    response = _NOTHING
+
+
+class LogOutAll(_Command):
+    """End the sessions of all browsers."""
+
+    role = "operate"
+    arguments = _NOTHING
+    response = _NOTHING
+
+
 class ReadRecording(_Command):
     """What is recorded of a connection, live or closed: an array of what
     ``monconn.model.flow.to_json`` makes, in pages."""
@@ -523,7 +575,12 @@ class Drain(_Command):
     response = _SERVICE_CHANGED
 
 
-_VERBS = {"CloseConnections": "close", "ReadRecording": "recording"}
+_VERBS = {
+    "CloseConnections": "close",
+    "ReadRecording": "recording",
+    "RevokeToken": "web --revoke",
+    "LogOutAll": "web --log-out-all",
+}
 
 
 def verb_of(name: str) -> str:

@@ -24,10 +24,10 @@ from monconn.errors import ConfigError, quoted
 from monconn.faces.control import commands, peers
 from monconn.faces.control.boxes import BoxReader, MalformedBox
 from monconn.faces.control.pages import PAGE_BYTES, HeldRows, Pager, encoded_row
-from monconn.faces.control.taps import TapSender, in_pieces
+from monconn.faces.control.taps import PIECE_BYTES, TapSender
 from monconn.log import Logger
 from monconn.model.actions import Actor
-from monconn.model.flow import to_json
+from monconn.model.flow import in_pieces, to_json
 from monconn.model.record import iso_time
 from monconn.ops.closing import CloseResult
 from monconn.ops.columns import Row
@@ -361,6 +361,7 @@ class ControlProtocol(amp.AMP):
             "why": True,
             "blocks": True,
             "pauses": True,
+            "web": True,
             "role": self._factory.role,
             "served": self._operations.token,
         }
@@ -615,7 +616,48 @@ class ControlProtocol(amp.AMP):
         """What is recorded of one connection."""
         wanted = id if uid is None else uid
         events = self._operations.recording(self._actor(), wanted, how=how)
-        return self._pager.first(map(to_json, in_pieces(events)))
+        pieces = (piece for event in events for piece in in_pieces(event, PIECE_BYTES))
+        return self._pager.first(map(to_json, pieces))
+
+    # -- the HTTP API
+
+    @commands.WebLink.responder
+    def web_link(self, role: str | None = None) -> dict[str, Any]:
+        """A link that logs a browser in."""
+        access = self._operations.http_access()
+        link = access.make_link(self._actor(), self._factory.role, role)
+        return {"url": link.url, "seconds": link.seconds}
+
+    @commands.MakeToken.responder
+    def make_token(self, **arguments: Any) -> Answer:
+        """A new token."""
+        access = self._operations.http_access()
+        return access.make_token(self._actor(), self._factory.role, **arguments).addCallback(
+            lambda made: {
+                "token": made.token,
+                "name": made.name,
+                "role": made.role,
+                "file": made.path,
+            }
+        )
+
+    @commands.ListTokens.responder
+    def list_tokens(self) -> Answer:
+        """The tokens that are in force."""
+        access = self._operations.http_access()
+        return self._rows(iter(access.tokens()), {"file": access.tokens_path})
+
+    @commands.RevokeToken.responder
+    def revoke_token(self, name: str) -> Answer:
+        """Have a token be of no use any more."""
+        revoking = self._operations.http_access().revoke_token(self._actor(), name)
+        return revoking.addCallback(lambda _: {})
+
+    @commands.LogOutAll.responder
+    def log_out_all(self) -> Answer:
+        """End the sessions of all browsers."""
+        ending = self._operations.http_access().log_out_all(self._actor())
+        return ending.addCallback(lambda _: {})
 
     # -- pause, drain
 

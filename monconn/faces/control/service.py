@@ -9,12 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import attrs
 from twisted.application.service import Service
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.ssl import Certificate, CertificateOptions, PrivateCertificate
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import Clock, retry_pauses
@@ -42,6 +41,7 @@ from monconn.net.listen import (
     serve_factory,
 )
 from monconn.net.tls import ClientTls
+from monconn.net.tls_serving import TlsFactory
 from monconn.ops.operations import Operations
 from monconn.policy.sides import Keepalive
 from monconn.policy.tls import BackendTls
@@ -130,7 +130,9 @@ class ControlService(Service):
 
     def _listen(self, address: TcpAddress | UnixAddress) -> None:
         options = _tls_options(self._config, address)
-        factory = self._factory if options is None else TlsFactory(options, self._factory)
+        factory: IProtocolFactory = self._factory
+        if options is not None:
+            factory = TlsFactory(options, self._factory, self._factory.queue)
         sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
         mode = address.mode if isinstance(address, UnixAddress) else None
         if isinstance(sock, ListeningSocket) and mode is not None:
@@ -204,47 +206,6 @@ def _tls_options(
         return options
     except Exception as error:  # OpenSSL's have no type in common
         raise ListenError(f"control: its certificates cannot be used: {error}") from None
-
-
-class TlsTransport(BufferingTLSTransport):
-    """TLS whose handshakes go on in turns that all clients share: each step costs a millisecond.
-
-    A stranger needs no certificate to cause it, and may come a thousand times a second.
-    """
-
-    factory: TlsFactory
-    transport: Any
-    _handshake_input = b""
-
-    def dataReceived(self, data: bytes) -> None:
-        """Implements ``IProtocol.dataReceived``."""
-        if self._handshakeDone:
-            super().dataReceived(data)
-            return
-        if not self._handshake_input:
-            self.factory.queue.add(self._go_on)
-            self.transport.pauseProducing()
-        self._handshake_input += data
-
-    def _go_on(self) -> None:
-        data, self._handshake_input = self._handshake_input, b""
-        if self.connected:
-            self.transport.resumeProducing()
-            super().dataReceived(data)
-
-
-class TlsFactory(TLSMemoryBIOFactory):
-    """Serves the control port over TLS.
-
-    :param options: the server's certificate, and the authority of the clients'.
-    :param served: the control port.
-    """
-
-    protocol = TlsTransport
-
-    def __init__(self, options: CertificateOptions, served: ControlFactory) -> None:
-        super().__init__(options, False, served)
-        self.queue = served.queue
 
 
 @contextmanager

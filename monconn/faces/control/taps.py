@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import attrs
-
 from monconn.faces.control.pages import PAGE_BYTES, encoded_row
-from monconn.model.flow import Data, FlowEvent, to_json
+from monconn.model.flow import Data, FlowEvent, encode, in_pieces, to_json
 from monconn.ops.taps import Tap, TapResult
 from monconn.turns import TurnQueue
 
@@ -19,17 +16,6 @@ BOXES_A_TURN = 4
 transport that holds 64 KiB stops it before, so that it is one or two where the kernel is slow."""
 PIECE_BYTES = 44_000
 """The most bytes of a connection in one event: base64 makes them a third longer."""
-
-
-def in_pieces(events: Iterable[FlowEvent]) -> Iterator[FlowEvent]:
-    """The same events, none of which has more than :data:`PIECE_BYTES`."""
-    for event in events:
-        if not isinstance(event, Data):
-            yield event
-            continue
-        for at in range(0, len(event.data), PIECE_BYTES):
-            data = event.data[at : at + PIECE_BYTES]
-            yield attrs.evolve(event, offset=event.offset + at, data=data)
 
 
 class TapSender:
@@ -44,9 +30,8 @@ class TapSender:
         self._queue = queue
         self.tap: Tap | None = None
         """What is sent from; None before the start, and after the end."""
-        self._event: FlowEvent | None = None
-        """The event that was taken, and is not sent to its end."""
-        self._sent_bytes = 0  # of it
+        self._pieces: Iterator[FlowEvent] = iter(())
+        """Of the event that was taken last, what is not sent."""
         self._left: bytes | None = None
         """What was encoded, and did not fit into a box."""
         self._is_queued = False
@@ -134,15 +119,10 @@ class TapSender:
 
     def _next(self, tap: Tap) -> bytes | None:
         """The next event, or a part of one with many bytes, as JSON; None if there is none."""
-        event = self._event or tap.take()
-        if not isinstance(event, Data):
-            return None if event is None else encoded_row(to_json(event))
-        at, ends = self._sent_bytes, self._sent_bytes + PIECE_BYTES
-        is_last = ends >= len(event.data)
-        self._event, self._sent_bytes = (None, 0) if is_last else (event, ends)
-        if at or not is_last:
-            event = attrs.evolve(event, offset=event.offset + at, data=event.data[at:ends])
-        # json.dumps would search the text of 58 kB for what it has to escape: 0.2 ms of 0.3 ms.
-        head = json.dumps(to_json(attrs.evolve(event, data=b""))).encode()
-        assert head.endswith(b'"data": ""}')
-        return head.removesuffix(b'"}') + base64.b64encode(event.data) + b'"}'
+        event = next(self._pieces, None)
+        if event is None and (taken := tap.take()) is not None:
+            self._pieces = in_pieces(taken, PIECE_BYTES)
+            event = next(self._pieces)
+        if event is None:
+            return None
+        return encode(event) if isinstance(event, Data) else encoded_row(to_json(event))

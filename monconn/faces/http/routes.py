@@ -12,6 +12,9 @@ from typing import Any, Literal
 import attrs
 
 from monconn.faces.http.caller import Caller
+from monconn.faces.http.guard import Guard
+from monconn.faces.http.shared import Shared
+from monconn.model.actions import Actor
 from monconn.net.http.messages import Answer, Request
 from monconn.ops.columns import Row
 from monconn.ops.operations import Operations
@@ -38,18 +41,37 @@ class Parameter:
     is_required: bool = False
 
 
+def _own(call: Call) -> Shared:
+    return Shared(call.operations)
+
+
 @attrs.frozen
 class Call:
     """One request to a route, with its arguments read.
 
     :param caller: who asks; None for a route that everybody may ask.
     :param arguments: by the names of the parameters; those that were left out are missing.
+    :param shared: what requests to one server share; the server has one for all calls.
+    :param guard: begins and ends sessions.
     """
 
     operations: Operations
     request: Request
     caller: Caller | None
     arguments: Mapping[str, Any]
+    shared: Shared = attrs.field(default=attrs.Factory(_own, takes_self=True))
+    guard: Guard | None = None
+
+    @property
+    def known_caller(self) -> Caller:
+        """Who asks, of a route that not everybody may ask."""
+        assert self.caller is not None
+        return self.caller
+
+    @property
+    def actor(self) -> Actor:
+        """Whom an action is attributed to."""
+        return self.known_caller.actor()
 
 
 @attrs.frozen
@@ -63,6 +85,10 @@ class Route:
     :param row: the class of the row, or of the rows, of the answer.
     :param is_list: whether the answer is ``{"rows": [...]}``, or one row.
     :param schema: of the answer, if it is neither.
+    :param status: of the answer, if all is well; 204 if it has no body.
+    :param errors: other statuses of answers, beside those that follow from its role and its
+        parameters.
+    :param content_type: of the answer.
     """
 
     method: Method
@@ -74,3 +100,6 @@ class Route:
     row: type[Row] | None = None
     is_list: bool = False
     schema: Mapping[str, Any] | None = None
+    status: int = 200
+    errors: tuple[int, ...] = ()
+    content_type: str = "application/json"

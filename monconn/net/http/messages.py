@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Protocol
 
 import attrs
@@ -10,6 +12,7 @@ from twisted.internet.defer import Deferred
 
 Headers = tuple[tuple[str, str], ...]
 PLAIN = "text/plain; charset=utf-8"
+PROBLEM = "application/problem+json"
 
 
 @attrs.frozen
@@ -60,7 +63,8 @@ class Stream(Protocol):
         """The client has taken what was written, after ``is_slow`` was true."""
 
     def stop(self) -> None:
-        """The client has left, or the server stops: write nothing more."""
+        """The client has left, or the server stops: write nothing more. Called once, also for a
+        stream that was not started; not after its writer's ``finish``."""
 
 
 @attrs.frozen
@@ -82,3 +86,13 @@ class Response:
 Answer = Response | Deferred[Response]
 """An answer now or later; a Deferred is cancelled if the client leaves meanwhile."""
 Handler = Callable[[Request], Answer]
+
+
+def problem(status: int, detail: str = "", headers: Headers = ()) -> Response:
+    """An error as RFC 9457 has it.
+
+    :param detail: what is wrong, in a sentence for people.
+    """
+    values = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+    body = json.dumps(values | ({"detail": detail} if detail else {})).encode() + b"\n"
+    return Response(status, body, PROBLEM, headers)

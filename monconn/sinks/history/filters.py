@@ -66,6 +66,8 @@ class HistoryFilter:
     condition: Condition | None = None
     """A further condition on the columns of connections or of events. A report takes
     none: the sums of whole hours lack most columns."""
+    after: tuple[float, int] | None = None
+    """The time and the entry of a row: only those that come after it, where the latest is first."""
 
 
 # What datetime can write, less a day for time zones.
@@ -84,10 +86,12 @@ def make_filter(
     limit: int | None = None,
     order: Order | None = None,
     condition: Condition | None = None,
+    after: tuple[float, int] | None = None,
 ) -> HistoryFilter:
     """A filter from values as users give them.
 
     :param events: whether the reason is a refusal, or the kind of an alarm or an action.
+    :param after: as :attr:`HistoryFilter.after` is.
     :raises AddressError: the client is no network.
     :raises QuestionError: the reason is unknown, or since is not before until, or one of them is
         no time that has a date.
@@ -102,7 +106,7 @@ def make_filter(
         raise QuestionError("there is no time between since and until")
     network = None if client is None else parse_network(client)
     limit = max(limit or USUAL_ROWS, 1)
-    return HistoryFilter(service, network, since, until, reason, limit, order, condition)
+    return HistoryFilter(service, network, since, until, reason, limit, order, condition, after)
 
 
 def where(
@@ -134,6 +138,12 @@ def where(
         conditions.append(f"length(client_address) = {len(first)}")
         conditions.append(f"client_address BETWEEN :first{tag} AND :last{tag}")
         values.update({f"first{tag}": first, f"last{tag}": last})
+    if selection.after is not None:
+        # The first term is what SQLite uses an index for.
+        moment, entry = f":after{tag}", f":after_entry{tag}"
+        conditions.append(f"{time_column} <= {moment}")
+        conditions.append(f"({time_column} < {moment} OR entry < {entry})")
+        values[moment[1:]], values[entry[1:]] = selection.after
     if selection.condition is not None:
         conditions.append(f"({selection.condition.text})")
         values.update(selection.condition.values)

@@ -30,7 +30,9 @@ __all__ = [
     "HistoryFilter",
     "Order",
     "connections",
+    "connections_part",
     "events",
+    "events_part",
     "make_filter",
     "open_read_only",
     "report",
@@ -50,6 +52,9 @@ EVENT_KEYS = (
     *("over", "count", "detail", "action", "actor"),
 )
 """The keys that an event may have: each kind has some of them."""
+
+Part = tuple[list[dict[str, Any]], tuple[float, int] | None]
+"""Rows, and the place of the last one: :attr:`HistoryFilter.after` for those that come after it."""
 
 
 # Addresses are sorted as numbers, IPv4 first; their text would not be.
@@ -75,6 +80,11 @@ def connections(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[s
     :raises KeyError: they cannot be sorted by what it says.
     :raises sqlite3.Error: the file cannot be read.
     """
+    return connections_part(db, selection)[0]
+
+
+def connections_part(db: sqlite3.Connection, selection: HistoryFilter) -> Part:
+    """As :func:`connections`, with the place of the last one."""
     conditions, values = where(selection, "closed_at", "reason")
     found = rows(
         db,
@@ -83,11 +93,18 @@ def connections(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[s
         {**values, "limit": selection.limit},
         selection.condition,
     )
-    return [connection_dict(row) for row in checked("connections", found)]
+    made = list(checked("connections", found))
+    place = (made[-1]["closed_at"], made[-1]["entry"]) if made else None
+    return [connection_dict(row) for row in made], place
 
 
 def events(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[str, Any]]:
     """Refusals, alarms, actions, starts and stops; the rest is as with :func:`connections`."""
+    return events_part(db, selection)[0]
+
+
+def events_part(db: sqlite3.Connection, selection: HistoryFilter) -> Part:
+    """As :func:`events`, with the place of the last one."""
     conditions, values = where(selection, "at", "word")
     found = rows(
         db,
@@ -96,7 +113,9 @@ def events(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[str, A
         {**values, "limit": selection.limit},
         selection.condition,
     )
-    return [event_dict(row) for row in checked("events", found)]
+    made = list(checked("events", found))
+    place = (made[-1]["at"], made[-1]["entry"]) if made else None
+    return [event_dict(row) for row in made], place
 
 
 _TYPES: dict[str, tuple[type, ...]] = {

@@ -17,7 +17,7 @@ from monconn.model import tcpinfo, uid
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.devices import StoredDevice
-from monconn.model.reasons import REFUSALS, HistoryEventKind
+from monconn.model.reasons import REASONS, REFUSALS, HistoryEventKind
 from monconn.model.record import ConnectionRecord
 from monconn.model.totals import Totals
 from monconn.sinks.history import devices, file_time
@@ -313,6 +313,7 @@ def hour_of(wall_seconds: float) -> int:
 
 _REFUSED = "refused."
 _WOULD_REFUSE = "would_refuse."
+_CLOSED = "closed."
 
 
 def _save(db: sqlite3.Connection, totals: Mapping[str, Totals]) -> None:
@@ -321,6 +322,7 @@ def _save(db: sqlite3.Connection, totals: Mapping[str, Totals]) -> None:
         values = {"opened": total.opened, "up": total.up, "down": total.down}
         values.update({_REFUSED + word: count for word, count in total.refused.items()})
         values.update({_WOULD_REFUSE + word: count for word, count in total.would_refuse.items()})
+        values.update({_CLOSED + word: count for word, count in total.closed.items()})
         db.executemany(
             "INSERT INTO counters VALUES (?, ?, ?)",
             [(service, name, value) for name, value in values.items()],
@@ -344,4 +346,7 @@ def load_totals(db: sqlite3.Connection) -> dict[str, Totals]:
                 total.refused[word] = value
             elif name == _WOULD_REFUSE + word:
                 total.would_refuse[word] = value
+        for reason in REASONS:
+            if name == _CLOSED + reason:
+                total.closed[reason] = value
     return totals

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from monconn.background import BackgroundQueue
 from monconn.clock import Clock
 from monconn.log import Logger
+from monconn.net.http.messages import Response
 from monconn.sinks.metrics.families import Families, encoder_for
 from monconn.sinks.metrics.figures import Sample
 
@@ -23,19 +25,12 @@ MOST_PAUSE_SECONDS = 2.0
 _Encode = Callable[[Families], bytes]
 
 
-class Client(Protocol):
-    """Waits for an encoding."""
-
-    def encoded(self, content_type: str, text: bytes | None) -> None:
-        """Take the figures; None if they could not be encoded."""
-
-
 @attrs.define
 class _Format:
     """One text format, and who waits for the figures in it, in order."""
 
     encode: _Encode
-    clients: dict[Client, None] = attrs.Factory(dict)
+    clients: dict[Deferred[Response], None] = attrs.Factory(dict)
 
 
 class Encoder:
@@ -61,7 +56,7 @@ class Encoder:
         # By content type. The first is the one whose first client has waited longest, as a format
         # is taken out when its encoding begins: none waits for more than one of each other.
         self._waiting: dict[str, _Format] = {}
-        self._encoding_for: dict[Client, None] = {}
+        self._encoding_for: dict[Deferred[Response], None] = {}
         self._is_encoding = False
         self._is_stopped = False
         self._pause: IDelayedCall | None = None
@@ -69,17 +64,19 @@ class Encoder:
             self._encode_in_thread, limit=1
         )
 
-    def request(self, accept: str, client: Client) -> None:
-        """Encode the figures for a client soon; its ``encoded`` is called once, unless forgotten.
+    def request(self, accept: str) -> Deferred[Response]:
+        """Encode the figures for a client soon.
 
         :param accept: the ``Accept`` header of its request.
+        :returns: fires with the figures, or what there is to say instead; may be cancelled.
         """
+        client: Deferred[Response] = Deferred(self._forget)
         encode, content_type = encoder_for(accept)
         self._waiting.setdefault(content_type, _Format(encode)).clients[client] = None
         self._begin()
+        return client
 
-    def forget(self, client: Client) -> None:
-        """Do not answer this client any more; harmless for one who does not wait."""
+    def _forget(self, client: Deferred[Response]) -> None:
         self._encoding_for.pop(client, None)
         for content_type, each in tuple(self._waiting.items()):
             each.clients.pop(client, None)
@@ -132,8 +129,11 @@ class Encoder:
         self._pause = self._clock.callLater(pause, self._end_pause)
         if isinstance(result, Failure):
             self._log.failure("the metrics could not be written", result)
+            response = Response(500, b"the metrics could not be written\n")
+        else:
+            response = Response(200, result, content_type)
         for each in clients:
-            each.encoded(content_type, None if isinstance(result, Failure) else result)
+            each.callback(response)
 
     def _end_pause(self) -> None:
         self._pause = None

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from twisted.application.service import Service
 
 from monconn import files
-from monconn.addresses import UnixAddress
+from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import Clock
 from monconn.config.sections import MetricsConfig
 from monconn.errors import ListenError, Remark
@@ -19,6 +19,7 @@ from monconn.log import Logger
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.net.descriptors import Descriptors
+from monconn.net.http.messages import Answer, Request
 from monconn.net.listen import (
     Listener,
     check_listener,
@@ -33,10 +34,11 @@ from monconn.sinks.metrics.figures import LagMeter, Sample, ServiceFigures, Serv
 from monconn.sinks.notify.output import OutputTotals
 from monconn.turns import TurnMeter
 
-if TYPE_CHECKING:  # needs prometheus-client
-    from monconn.sinks.metrics.http import MetricsFactory
+if TYPE_CHECKING:  # needs prometheus-client and h11
+    from monconn.net.http.server import HttpFactory
+    from monconn.sinks.metrics.http import MetricsPages
 
-_MISSING = "metrics need prometheus-client: pip install 'monconn[metrics]'"
+_LIBRARIES = {"prometheus_client": "prometheus-client", "h11": "h11"}
 
 
 def check_metrics(config: MetricsConfig) -> list[Remark]:
@@ -44,7 +46,7 @@ def check_metrics(config: MetricsConfig) -> list[Remark]:
 
     :raises ListenError: the address cannot be bound, or the library is missing.
     """
-    _factory_class()
+    check_library()
     with _errors():
         return check_listener(config.listen)
 
@@ -57,20 +59,25 @@ def _errors() -> Iterator[None]:
         raise ListenError(f"metrics: {error}") from error
 
 
-def _factory_class() -> type[MetricsFactory]:
+def check_library() -> type[MetricsPages]:
+    """Find whether what writes and serves the metrics is installed.
+
+    :raises ListenError: it is not.
+    """
     try:
-        from monconn.sinks.metrics.http import MetricsFactory
+        from monconn.sinks.metrics.http import MetricsPages
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "prometheus_client":
+        missing = _LIBRARIES.get((error.name or "").partition(".")[0])
+        if missing is None:
             raise
-        raise ListenError(_MISSING) from None
-    return MetricsFactory
+        raise ListenError(f"metrics need {missing}: pip install 'monconn[metrics]'") from None
+    return MetricsPages
 
 
 class MetricsService(Service):
     """Serves the figures of every service at ``/metrics``.
 
-    :param config: where to listen.
+    :param config: where to listen; None if only others serve them, by :meth:`answer`.
     :param registry: the monitors; later ones are included.
     :param reactor: an ``IReactorFDSet``, ``IReactorSocket`` and ``IReactorThreads``.
     :param clock: monotonic time and timers.
@@ -84,7 +91,7 @@ class MetricsService(Service):
 
     def __init__(
         self,
-        config: MetricsConfig,
+        config: MetricsConfig | None,
         registry: Registry,
         reactor: Any,
         clock: Clock,
@@ -105,7 +112,8 @@ class MetricsService(Service):
         self._turns: TurnMeter | None = getattr(reactor, "turn_meter", None)  # a MonconnReactor's
         self._started_at = time.time()
         self._listener: Listener | None = None
-        self._factory: MetricsFactory | None = None
+        self._pages: MetricsPages | None = None
+        self._factory: HttpFactory | None = None
         # By monitor and not by name: a new monitor of the same name starts at 0.
         self._figures: WeakKeyDictionary[Monitor, ServiceFigures] = WeakKeyDictionary()
         self.where: str | None = None
@@ -124,14 +132,18 @@ class MetricsService(Service):
     def privilegedStartService(self) -> None:
         """Listen.
 
-        :raises ListenError: the address cannot be bound, or the library is missing.
+        :raises ListenError: the address cannot be bound, or a library is missing.
         """
-        if self._listener is not None:
+        if self._pages is not None:
             return
-        self._factory = factory = self._make_factory()
-        address = self._config.listen
+        self._pages = check_library()(self.sample, self._reactor, self._clock)
+        if self._config is not None:
+            self._listen(self._config.listen, self._pages.factory())
+
+    def _listen(self, address: TcpAddress | UnixAddress, factory: HttpFactory) -> None:
         with _errors():
             sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
+        self._factory = factory
         self.where = client_address(address, sock)
         self._listener = serve_factory(sock, self._reactor, factory, factory.batch)
         wait_while_full(self._listener, factory.is_full, factory.retry_seconds)
@@ -152,11 +164,16 @@ class MetricsService(Service):
         if self._listener is not None:
             self._listener.close()
             self._listener = self.where = None
+        if self._pages is not None:
+            self._pages.stop()
+            self._pages = None
         if self._factory is not None:
             self._factory.close()
 
-    def _make_factory(self) -> MetricsFactory:
-        return _factory_class()(self.sample, self._reactor, self._clock)
+    def answer(self, request: Request) -> Answer:
+        """The figures, for another server's client; only while it runs."""
+        assert self._pages is not None
+        return self._pages.metrics(request)
 
     # -- figures
 

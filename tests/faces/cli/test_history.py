@@ -50,6 +50,8 @@ def test_a_date_is_local_time_unless_it_says_which() -> None:
     assert moment("2026-01-31 08:30") == local.timestamp()
     elsewhere = datetime(2026, 1, 31, 8, 30, tzinfo=timezone(timedelta(hours=5)))
     assert moment("2026-01-31T08:30:00+05:00") == elsewhere.timestamp()
+    utc = datetime(2026, 1, 31, 8, 30, tzinfo=timezone.utc)
+    assert moment("2026-01-31T08:30Z") == utc.timestamp()
 
 
 def test_no_time_given() -> None:

@@ -36,6 +36,7 @@ VIEW = {
     *("Hello", "ListServices", "ListConnections", "ListIps", "ListClients", "ListDevices"),
     *("ListHistory", "Report", "ListBlocks", "NextPage", "ShowConnection", "ShowDevice"),
     *("Subscribe", "ListCaptures", "Why", "ListOutputs"),
+    *("WebLink", "MakeToken", "ListTokens"),  # which give no more than the same role
 }
 """Those that only show what is known: a new one is to be thought about, and added here."""
 PAYLOAD = {"Tap", "CaptureStart", "CaptureStop", "ReadRecording"}
@@ -48,6 +49,8 @@ VERBS = {
     "CaptureStop": "capture stop",
     "NotifyTest": "notify test",
     "ReadRecording": "recording",
+    "RevokeToken": "web --revoke",
+    "LogOutAll": "web --log-out-all",
 }
 """What a person types for them, if that is more than the name in lower case."""
 
@@ -83,6 +86,7 @@ def a_viewer_sees_and_changes_nothing(port: Port) -> None:
         "Block": {"network": "192.0.2.1"},
         "Pause": {"service": "web"},
         "SubtractStats": {"service": "web", "up": 0, "down": 0},
+        "RevokeToken": {"name": "x"},
     }
     for command in SENT:
         if command.__name__ in VIEW:

@@ -22,8 +22,9 @@ from monconn.clock import MonotonicClock
 from monconn.config.sections import ControlConfig, TlsConfig
 from monconn.faces.control.client import Client
 from monconn.faces.control.server import MAX_STRANGERS, ControlProtocol
-from monconn.faces.control.service import CLIENTS_PER_TURN, ControlService, TlsFactory
+from monconn.faces.control.service import CLIENTS_PER_TURN, ControlService
 from monconn.monitor.registry import Registry
+from monconn.net.tls_serving import TlsFactory
 from monconn.turns import QUEUE_SECONDS
 from tests import running_reactor
 from tests.certificates import make_certificate
@@ -71,7 +72,7 @@ def test_handshakes_share_the_time_of_a_turn(
     pem = own.key.read_bytes() + own.certificate.read_bytes()
     server = Server()
     options = PrivateCertificate.loadPEM(pem).options(authority)
-    factory = TlsFactory(options, server.factory)
+    factory = TlsFactory(options, server.factory, server.factory.queue)
     step = BufferingTLSTransport.dataReceived
 
     def slow_step(self: Any, data: bytes) -> None:

@@ -21,6 +21,7 @@ from monconn.config.sections import HistoryConfig
 from monconn.errors import FileError
 from monconn.model.actions import OWN_CODE, Action
 from monconn.model.alarms import Alarm
+from monconn.model.reasons import Reason
 from monconn.model.totals import Totals
 from monconn.monitor.interfaces import IObserver
 from monconn.monitor.monitor import Monitor
@@ -317,9 +318,10 @@ def carried(world: World) -> Totals:
 async def test_counters_continue_in_the_next_run(path: Path) -> None:
     world = World(path)
     world.history.startService()
-    totals = Totals(3, 40, 500, Counter({"blocked": 2}))
+    ends = Counter[Reason]({"client_closed": 2})
+    totals = Totals(3, 40, 500, Counter({"blocked": 2}), closed=ends)
     world.monitor.counters.carry_over(totals)  # as if it had counted them
-    await world.until(lambda: world.rows("counters") == 4)
+    await world.until(lambda: world.rows("counters") == 5)
     world.monitor.counters.carry_over(Totals(1, 1, 1))  # in the last second
     await world.stop()
 
@@ -328,7 +330,7 @@ async def test_counters_continue_in_the_next_run(path: Path) -> None:
     late.counters.carry_over(Totals(up=1))
     assert world.monitor.totals() == Totals()
     world.history.startService()
-    assert world.monitor.totals() == Totals(4, 41, 501, Counter({"blocked": 2}))
+    assert world.monitor.totals() == Totals(4, 41, 501, Counter({"blocked": 2}), closed=ends)
     world.registry.add(late)
     await world.stop()
 

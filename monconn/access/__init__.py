@@ -1,0 +1,1 @@
+"""Who may use the HTTP API: tokens, one-time codes and sessions, without any transport."""

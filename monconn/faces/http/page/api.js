@@ -1,0 +1,158 @@
+/**
+ * Calls of the HTTP API.
+ */
+
+const ROOT = new URL("api/v1/", document.baseURI);
+
+/** What went wrong with a call: the problem details of the server (RFC 9457), or that it is gone. */
+export class Problem extends Error {
+  /**
+   * @param {number} status 0 if the server could not be reached.
+   * @param {string} title
+   * @param {string} detail
+   * @param {{name: string, detail: string, position?: number, text?: string}[]} errors Of bad arguments.
+   */
+  constructor(status, title, detail, errors = []) {
+    super(detail || title);
+    this.status = status;
+    this.title = title;
+    this.detail = detail;
+    this.errors = errors;
+  }
+
+  /** Whether the server could not be reached at all. */
+  get isGone() {
+    return this.status === 0;
+  }
+}
+
+/** @type {Set<() => void>} */
+const onLoggedOut = new Set();
+
+/**
+ * Call a function whenever the server says that nobody is logged in.
+ *
+ * @param {() => void} listener
+ */
+export function whenLoggedOut(listener) {
+  onLoggedOut.add(listener);
+}
+
+/**
+ * A path of the API: each part is percent-encoded, so that `10.0.0.0/8` is one.
+ *
+ * @param {...(string | number)} parts
+ * @returns {string}
+ */
+export function path(...parts) {
+  return parts.map((part) => encodeURIComponent(part)).join("/");
+}
+
+/**
+ * The address of a path of the API, for an `EventSource`.
+ *
+ * @param {string} path Relative to `/api/v1/`, such as `services`; a slash before it does no harm.
+ * @param {Record<string, any>} [params] Undefined, null and "" are left out; lists are joined by commas.
+ * @returns {string}
+ */
+export function address(path, params = {}) {
+  const url = new URL(path.replace(/^\/+(api\/v1\/)?/, ""), ROOT);
+  for (const [name, value] of Object.entries(params)) {
+    if (value !== undefined && value !== null && value !== "") {
+      url.searchParams.set(name, String(value));
+    }
+  }
+  return url.href;
+}
+
+/**
+ * @param {string} path As `address`.
+ * @param {Record<string, any>} [params]
+ * @param {{signal?: AbortSignal}} [options]
+ * @returns {Promise<any>} The JSON of the answer.
+ * @throws {Problem}
+ */
+export function get(path, params, options = {}) {
+  return call("GET", address(path, params), undefined, options.signal);
+}
+
+/**
+ * @param {string} path As `address`.
+ * @param {Record<string, any>} [body]
+ * @returns {Promise<any>} The JSON of the answer.
+ * @throws {Problem}
+ */
+export function post(path, body = {}) {
+  return call("POST", address(path), body);
+}
+
+/**
+ * @param {string} path As `address`.
+ * @param {Record<string, any>} [params]
+ * @returns {Promise<any>} The JSON of the answer.
+ * @throws {Problem}
+ */
+export function del(path, params) {
+  return call("DELETE", address(path, params));
+}
+
+/**
+ * @param {string} method
+ * @param {string} url
+ * @param {Record<string, any>} [body]
+ * @param {AbortSignal} [signal]
+ */
+async function call(method, url, body, signal) {
+  /** @type {Response} */
+  let response;
+  /** @type {Record<string, string>} */
+  const headers = { Accept: "application/json, application/problem+json" };
+  if (body !== undefined) {
+    headers["Content-Type"] = "application/json";
+  }
+  try {
+    response = await fetch(url, {
+      method,
+      headers,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      signal,
+      credentials: "same-origin",
+      cache: "no-store",
+      redirect: "error",
+    });
+  } catch (error) {
+    throw unreachable(error);
+  }
+  /** @type {any} */
+  let answer = null;
+  try {
+    const text = await response.text();
+    answer = text === "" ? null : JSON.parse(text);
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) {
+      throw unreachable(error);
+    }
+  }
+  if (response.ok) {
+    return answer;
+  }
+  if (response.status === 401) {
+    for (const listener of onLoggedOut) {
+      listener();
+    }
+  }
+  throw new Problem(
+    response.status,
+    String(answer?.title ?? `The server answered ${response.status}`),
+    String(answer?.detail ?? ""),
+    Array.isArray(answer?.errors) ? answer.errors : [],
+  );
+}
+
+/** @param {unknown} error */
+function unreachable(error) {
+  if (error instanceof DOMException && error.name === "AbortError") {
+    return error;
+  }
+  return new Problem(0, "The server cannot be reached", "");
+}

@@ -1,0 +1,113 @@
+"""Fixtures of the tests of the page: a server with traffic, and a browser that has logged in.
+
+The browser is Debian's chromium; the tests are skipped where it is missing, and fail in CI.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .site import PATIENCE_SECONDS, Site
+
+if TYPE_CHECKING:  # elsewhere it may be missing
+    from playwright.sync_api import Browser, Page
+
+
+@pytest.fixture(scope="session")
+def browser(program: Callable[[str], str]) -> Iterator[Browser]:
+    """A running browser, without any page."""
+    from playwright.sync_api import sync_playwright
+
+    options = ["--disable-dev-shm-usage"]
+    if os.geteuid() == 0:
+        options.append("--no-sandbox")  # chromium's sandbox is not for root
+    with sync_playwright() as playwright:
+        path = program("chromium")
+        started = playwright.chromium.launch(executable_path=path, args=options)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The module's server, with its usual clients."""
+    made = Site(tmp_path_factory.mktemp("site"))
+    made.usual_clients()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def session(site: Site, browser: Browser) -> Any:
+    """The cookies of a browser that has logged in."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(site.link())
+    page.wait_for_selector(".view-services")
+    state = context.storage_state()
+    context.close()
+    return state
+
+
+@pytest.fixture
+def script_errors() -> Iterator[list[str]]:
+    """What went wrong in scripts, and what the content security policy has refused.
+
+    A test fails if anything is left in it. Answers that are errors are not among it.
+    """
+    errors: list[str] = []
+    yield errors
+    assert not errors, "\n".join(errors)
+
+
+@pytest.fixture
+def open_page(
+    request: pytest.FixtureRequest, browser: Browser, site: Site, script_errors: list[str]
+) -> Iterator[Callable[..., Page]]:
+    """Opens a view in a browser window of its own: ``open_page("#/services", width=360)``.
+
+    ``dark``: what the user prefers; ``logged_in``: as somebody who may operate.
+    """
+    contexts = []
+
+    def note(message: Any) -> None:
+        # The browser's own words on an answer that is an error, or does not come.
+        if message.type == "error" and not message.text.startswith("Failed to load resource"):
+            script_errors.append(f"{message.text} ({message.location})")
+
+    def _open(
+        place: str = "#/services",
+        *,
+        width: int = 1280,
+        height: int = 800,
+        dark: bool = False,
+        logged_in: bool = True,
+    ) -> Page:
+        context = browser.new_context(
+            base_url=site.url,
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+            reduced_motion="reduce",
+            storage_state=request.getfixturevalue("session") if logged_in else None,
+        )
+        context.set_default_timeout(PATIENCE_SECONDS * 1000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", note)
+        page.on("pageerror", lambda error: script_errors.append(str(error)))
+        page.goto(f"/{place}")
+        return page
+
+    yield _open
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def page(open_page: Callable[..., Page]) -> Page:
+    """The services, in a window of 1280 by 800."""
+    return open_page()

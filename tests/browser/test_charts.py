@@ -1,0 +1,144 @@
+"""The charts: what they draw, what they say, and how they are read by keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from .looking import Page, expect
+
+_DRAW = """async ([name, options, data, width]) => {
+    const charts = await import("/page/charts.js");
+    const chart = charts[name](options);
+    const box = document.createElement("div");
+    box.id = "chart";
+    box.style.width = `${width}px`;
+    document.getElementById("main").replaceChildren(box);
+    box.append(chart.element);
+    chart.update(data);
+    window.drawn = chart;
+}"""
+
+
+@pytest.fixture
+def draw(open_page: Callable[..., Page]) -> Callable[..., Page]:
+    """Draws one chart in the place of a view: ``draw("strip", {"label": "pump"}, data)``."""
+    page = open_page("#/why")
+    expect(page.locator(".view-why")).to_be_visible()
+
+    def _draw(name: str, options: dict[str, Any], data: dict[str, Any], width: int = 600) -> Page:
+        page.evaluate(_DRAW, [name, options, data, width])
+        return page
+
+    return _draw
+
+
+def call(page: Page, function: str, *arguments: object) -> Any:
+    """What a function of the module returns."""
+    code = '([name, given]) => import("/page/charts.js").then((made) => made[name](...given))'
+    return page.evaluate(code, [function, arguments])
+
+
+def test_marks_and_tops_of_axes_are_round(page: Page) -> None:
+    assert call(page, "roundTop", 0, False) == 1
+    assert call(page, "roundTop", 37, False) == 40
+    assert call(page, "roundTop", 1500, True) == 2048
+    assert call(page, "roundTop", 1024, True) == 1024
+    assert call(page, "roundTop", 700_000, True) == 1024 * 1024
+    marks = call(page, "timeMarks", 1000.5, 1060, 4)
+    assert [mark["at"] for mark in marks] == [1005, 1020, 1035, 1050]
+    assert len(call(page, "timeMarks", 0, 10**9, 8)) <= 9
+    assert call(page, "timeMarks", 5, 5, 8) == []
+
+
+def test_a_sparkline_says_its_last_and_its_highest_value(draw: Callable[..., Page]) -> None:
+    page = draw("sparkline", {"label": "connections of web"}, {"values": [1, 9, 4]})
+    picture = page.get_by_role("img", name="connections of web")
+    expect(picture).to_have_attribute("aria-label", "connections of web: now 4, highest 9 in 3 s")
+    page.evaluate("() => window.drawn.update({values: []})")
+    expect(picture).to_have_attribute("aria-label", "connections of web: no values yet")
+
+
+def test_a_strip_has_heights_and_words_for_states(draw: Callable[..., Page]) -> None:
+    spans = [
+        {"from": 0, "to": 100, "state": "unknown"},
+        {"from": 100, "to": 600, "state": "present"},
+        {"from": 600, "to": 700, "state": "silent"},
+        {"from": 700, "to": 1000, "state": "absent"},
+    ]
+    marks = [{"at": 650, "text": "silent"}, {"at": 5000, "text": "not shown"}]
+    data = {"since": 0, "until": 1000, "spans": spans, "marks": marks}
+    page = draw("strip", {"label": "pump-1"}, data)
+    label = page.get_by_role("img", name="pump-1").get_attribute("aria-label") or ""
+    assert label.startswith("pump-1: present 50 % of 1000 s, silent once, 100 s in all")
+    assert "absent once, 300 s in all" in label
+    assert label.endswith(" silent")  # the mark; the other one is not in the period
+    heights = [
+        float(page.locator(f".strip-{each}").get_attribute("height") or 0)
+        for each in ("present", "silent", "absent")
+    ]
+    assert heights[0] > heights[1] > heights[2]
+    expect(page.locator(".strip-unknown")).to_have_count(0)
+    expect(page.locator(".strip-mark")).to_have_count(1)
+
+
+def test_a_timeline_is_read_item_by_item(draw: Callable[..., Page]) -> None:
+    lanes = [
+        {"label": "connections", "spans": [{"from": 10, "to": 40, "text": "web"}]},
+        {"label": "alarms", "points": [{"at": 30, "text": "silent", "tone": "bad"}]},
+    ]
+    page = draw("timeline", {"label": "Life"}, {"since": 0, "until": 60, "lanes": lanes})
+    reader = page.get_by_role("slider", name="Life")
+    reader.focus()
+    page.keyboard.press("Home")
+    expect(reader).to_have_attribute(
+        "aria-valuetext", "connections: web, 1970-01-01 00:00:10, for 30 s"
+    )
+    page.keyboard.press("ArrowRight")
+    expect(reader).to_have_attribute("aria-valuetext", "alarms: silent, 1970-01-01 00:00:30")
+    page.keyboard.press("ArrowRight")  # there is none after it
+    expect(reader).to_have_attribute("aria-valuenow", "1")
+
+
+def test_reasons_that_are_not_known_are_others(draw: Callable[..., Page]) -> None:
+    page = draw("lineChart", {"label": "x", "series": [{"label": "a"}]}, {"samples": []})
+    page.evaluate(
+        """async () => {
+            const { stackedBars } = await import("/page/charts.js");
+            const series = new Map([["known", {label: "known"}], ["others", {label: "others"}]]);
+            const chart = stackedBars({label: "Ends", series});
+            document.getElementById("chart").replaceChildren(chart.element);
+            const counts = {known: 2, newer: 3, newest: 1};
+            chart.update({buckets: [{since: 0, until: 10, counts}]});
+        }"""
+    )
+    expect(page.locator(".chart-key:visible")).to_have_text(["known 2", "others 4"])
+    expect(page.locator(".chart-summary")).to_have_text("Ends: known 2, others 4")
+
+
+def test_a_chart_is_drawn_anew_for_another_width(draw: Callable[..., Page]) -> None:
+    samples = [{"at": at, "values": [at, None if at == 5 else 1]} for at in range(10)]
+    series = [{"label": "up"}, {"label": "down"}]
+    page = draw("lineChart", {"label": "Rates", "series": series}, {"samples": samples})
+    picture = page.locator("#chart .chart-picture")
+    expect(picture).to_have_attribute("width", "600")
+    down = page.locator("#chart .chart-picture .chart-line").last.get_attribute("d") or ""
+    assert down.count("M") == 2, "the line has a gap where nothing is known"
+    page.evaluate("() => { document.getElementById('chart').style.width = '300px'; }")
+    expect(picture).to_have_attribute("width", "300")
+
+
+def test_what_is_read_stays_the_same_as_others_come(draw: Callable[..., Page]) -> None:
+    samples = [{"at": at, "values": [at]} for at in range(10)]
+    options = {"label": "Rates", "series": [{"label": "up"}]}
+    page = draw("lineChart", options, {"samples": samples})
+    reader = page.get_by_role("slider", name="Rates")
+    reader.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("PageUp")
+    page.keyboard.press("ArrowRight")
+    expect(reader).to_have_attribute("aria-valuetext", "1970-01-01 00:00:02: up 2")
+    page.evaluate("(samples) => window.drawn.update({samples})", samples[1:])
+    expect(reader).to_have_attribute("aria-valuetext", "1970-01-01 00:00:02: up 2")

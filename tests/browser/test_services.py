@@ -1,0 +1,66 @@
+"""The services, and what surrounds each view."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from .looking import Page, expect
+from .site import CLIENTS, DEVICES, Site, exchange
+
+
+def test_services_have_figures_that_move(page: Page, site: Site) -> None:
+    web = page.locator(".card", has=page.get_by_role("heading", name="web"))
+    live = len(json.loads(site.command("list", "service:web", "--json")))
+    expect(web.locator(".measure .figure").first).to_have_text(str(live))
+    with site.connect("web", CLIENTS[0]) as client:
+        expect(web.locator(".measure .figure").first).to_have_text(str(live + 1))
+        exchange(client, b"x" * 200_000)
+        expect(web.locator(".measure .figure").nth(1)).to_contain_text("KiB/s")
+    expect(page.get_by_role("img", name="Connections of mqtt: now")).to_be_visible()
+    expect(page.locator(".pill")).to_have_text("Live")
+
+
+def test_a_service_leads_to_its_connections(page: Page) -> None:
+    page.get_by_role("link", name="mqtt", exact=True).click()
+    expect(page.locator(".grid-block .grid-row")).to_have_count(len(DEVICES))
+    assert page.url.endswith("#/connections?filter=service:=mqtt")
+    page.go_back()
+    expect(page.locator(".view-services")).to_be_visible()
+
+
+def test_keys_lead_to_views_and_help(page: Page) -> None:
+    expect(page.locator(".card").first).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    page.get_by_label("Single keys").uncheck()
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.get_by_role("button", name="Keys and help").click()
+    page.get_by_label("Single keys").check()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Keys and help")).to_be_focused()
+    page.keyboard.type("gc")
+    expect(page.locator(".view-connections")).to_be_visible()
+    page.keyboard.press("/")
+    expect(page.get_by_label("Filter of connections")).to_be_focused()
+
+
+def test_the_theme_is_remembered(open_page: Callable[..., Page]) -> None:
+    page = open_page(dark=True)
+    button = page.get_by_role("button", name="Theme")
+
+    def background() -> str:
+        return str(page.evaluate("() => getComputedStyle(document.body).backgroundColor"))
+
+    dark = background()
+    button.click()
+    expect(button).to_have_accessible_name("Theme: light")
+    light = background()
+    assert light != dark
+    page.reload()
+    expect(button).to_have_accessible_name("Theme: light")
+    assert background() == light
+    button.click()
+    assert background() == dark

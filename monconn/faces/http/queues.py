@@ -11,12 +11,16 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from monconn.clock import Clock
 from monconn.faces.http.caller import Caller
+from monconn.faces.http.problems import Problem
 from monconn.net.http.messages import Answer, Response
 from monconn.turns import TurnQueue
 
 MADE_AT_ONCE = 6
 """As many as a browser has connections. The rows of one answer may take 5 MB: those of 200 that one
 caller had asked for at once took 1 GB, and its queries all of the history's places."""
+MOST_WAITING = 32
+"""How many more requests of one caller may wait. Who waits keeps its place among the clients: those
+of one caller must not take all of them."""
 _Key = tuple[str, str]
 
 
@@ -46,11 +50,19 @@ class CallerQueues:
         """Make an answer, now or once it is its turn.
 
         :param make: makes it; not called if the result is cancelled before.
+        :raises Problem: too many of this caller wait already.
         """
         key = caller.kind, caller.name
         queue = self._queues.setdefault(key, _Queue())
         if queue.making < MADE_AT_ONCE and not queue.waiting:
             return self._make(key, queue, make)
+        if len(queue.waiting) >= MOST_WAITING:
+            raise Problem(
+                429,
+                f"{caller.name} waits for {MADE_AT_ONCE + MOST_WAITING} answers already",
+                "too-many-requests",
+                headers=(("Retry-After", "1"),),
+            )
         place: Deferred[None] = Deferred(queue.waiting.pop)
         queue.waiting[place] = None
         return place.addCallback(lambda _: self._make(key, queue, make))

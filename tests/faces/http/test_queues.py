@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from monconn.faces.http.caller import Caller
-from monconn.faces.http.queues import MADE_AT_ONCE, CallerQueues
+from monconn.faces.http.problems import Problem
+from monconn.faces.http.queues import MADE_AT_ONCE, MOST_WAITING, CallerQueues
 from monconn.net.http.messages import Response
 from monconn.ops.columns import Listing
 from tests.turning import TurnClock
@@ -67,18 +70,29 @@ def test_one_that_has_left_is_not_made() -> None:
     assert len(making.queues) == 0
 
 
-def test_any_number_that_are_made_at_once_may_wait() -> None:
+def test_so_many_may_wait() -> None:
     making = Making()
     for _ in range(MADE_AT_ONCE):
         making.ask()
-    for _ in range(2_000):
-        making.queues.run(ALICE, Response).addBoth(making.answers.append)
+    depths: list[int] = []
+
+    def make() -> Response:
+        depths.append(len(inspect.stack(0)))
+        return Response()
+
+    for _ in range(MOST_WAITING):
+        making.queues.run(ALICE, make).addBoth(making.answers.append)
+    with pytest.raises(Problem) as refused:
+        making.queues.run(ALICE, make)
+    assert refused.value.status == 429
+    making.ask(BOB)
     for each in making.begun:
         each.callback(Response())
     while making.clock.getDelayedCalls():
         making.clock.turn()
     assert [each for each in making.answers if not isinstance(each, Response)] == []
-    assert len(making.answers) == 2_000 + MADE_AT_ONCE
+    assert len(making.answers) == MOST_WAITING + MADE_AT_ONCE + 1
+    assert len(set(depths)) == 1  # none is made within another
 
 
 def test_a_caller_has_some_of_the_historys_queries() -> None:
@@ -89,7 +103,7 @@ def test_a_caller_has_some_of_the_historys_queries() -> None:
         return asked[-1]
 
     api = Api("web", history=history)
-    answers = [api.send("GET", "/api/v1/history", name="alice") for _ in range(50)]
+    answers = [api.send("GET", "/api/v1/history", name="alice") for _ in range(30)]
     assert len(asked) == MADE_AT_ONCE
     theirs = api.send("GET", "/api/v1/history", name="bob")
     assert len(asked) == MADE_AT_ONCE + 1
@@ -98,4 +112,4 @@ def test_a_caller_has_some_of_the_historys_queries() -> None:
         asked[done].callback(Listing(iter(()), 0))
         done += 1
         api.clock.turn()
-    assert [api.result(each).status for each in (*answers, theirs)] == [200] * 51
+    assert [api.result(each).status for each in (*answers, theirs)] == [200] * 31

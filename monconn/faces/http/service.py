@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 from OpenSSL import SSL
 from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolFactory
 from zope.interface import implementer
 
@@ -167,20 +168,23 @@ class HttpService(Service):
         if self._listener is not None:
             self._listener.resume()
 
-    def stopService(self) -> None:
-        """Stop listening, and disconnect all clients."""
-        super().stopService()
-        self.close_listener()
-        self._app.close()
-        self._guard.stop()
+    def stopService(self) -> Deferred[None]:
+        """Stop listening, end all streams in order, and disconnect all clients.
 
-    def close_listener(self) -> None:
+        :returns: fires once they have left, which some have a moment for.
+        """
+        super().stopService()
+        closed = self.close_listener()
+        self._guard.stop()
+        return closed
+
+    def close_listener(self) -> Deferred[None]:
         """Stop listening, and disconnect all clients; harmless the second time."""
         if self._listener is not None:
             self._listener.close()
             self._listener = self.where = None
-        if self._factory is not None:
-            self._factory.close()
+        self._app.close()  # first, so that the ends of streams are sent
+        return succeed(None) if self._factory is None else self._factory.close()
 
 
 def check_http(config: HttpConfig) -> list[Remark]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
 import json
@@ -79,6 +80,28 @@ async def token_of(world: World, role: Any) -> Headers:
 
 
 # -- health
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stop_ends_streams_in_order(world: World) -> None:
+    port = start(world)
+    headers = await token_of(world, "operate")
+    begun: list[bytes] = []
+
+    def read(path: str) -> int:
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_SECONDS)
+        with contextlib.closing(client):
+            client.request("GET", path, headers=headers)
+            response = client.getresponse()
+            begun.append(response.read1())
+            return len(response.read())  # fails if the last chunk is missing
+
+    paths = ("/api/v1/live", "/api/v1/events", "/api/v1/tap?follow=true")
+    reading = [deferToThread(read, path) for path in paths]
+    await world.until(lambda: len(begun) == len(paths))
+    await world.app.stopService()
+    for each in reading:
+        await each
 
 
 @pytest_twisted.ensureDeferred

@@ -33,6 +33,7 @@ from monconn.ops.operations import Operations
 from monconn.ops.reload import ReloadResult
 from monconn.run.block_files import BlockFileWatch
 from monconn.run.captures import CaptureService
+from monconn.run.chosen import chosen_at_start
 from monconn.run.notify import make_notify
 from monconn.run.observers import CustomObservers
 from monconn.run.reload import LiveSection, Reloader
@@ -367,7 +368,7 @@ class Application(MultiService):
     def _explain(self) -> Iterator[Section]:
         """The settings that run."""
         assert self._reloader.file is not None
-        return sections(self._reloader.file)
+        return sections(self._reloader.file, chosen_at_start(self._reloader.file))
 
     def log_descriptors(self, before: int) -> None:
         """Say how many connections there may be.

@@ -31,8 +31,6 @@ from monconn.log import Logger
 from monconn.net.http.messages import Answer, Request, Response
 from monconn.ops.operations import Operations
 
-MOST_BODY_BYTES = 1 << 16
-"""Enough for a close of as many ids as one may have."""
 _MOST_ARGUMENTS = 50
 
 ROUTES: tuple[Route, ...] = (
@@ -285,8 +283,6 @@ def _query(request: Request, faults: list[ArgumentFault]) -> list[tuple[str, str
 def _body(request: Request) -> Iterable[tuple[str, Any]]:
     if not request.body:
         return ()
-    if len(request.body) > MOST_BODY_BYTES:
-        raise Problem(413, f"the body may have {MOST_BODY_BYTES:,} bytes at most")
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise Problem(

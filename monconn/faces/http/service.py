@@ -55,6 +55,7 @@ MOST_STREAMS = 128
 """Whoever has one is known."""
 MOST_HEAD_BYTES = 1 << 14
 MOST_BODY_BYTES = 1 << 16
+"""Enough for a close of as many ids as one may have."""
 IDLE_SECONDS = 75.0
 
 

@@ -85,6 +85,19 @@ async def token_of(world: World, role: Any) -> Headers:
     return {"Authorization": f"Bearer {made.token}"}
 
 
+@pytest_twisted.ensureDeferred
+async def test_the_configuration_says_what_was_chosen_at_the_start(world: World) -> None:
+    port = start(world)
+    _, _, body = await ask(port, "/api/v1/config", headers=await token_of(world, "view"))
+    found = {
+        f"{section['path']}.{each['key']}": each["value"]
+        for section in json.loads(body)["sections"]
+        for each in section["settings"]
+    }
+    assert found["http.tokens"] == world.app.operations.http_access().tokens_path
+    assert found["capture.folder"].endswith("/captures")
+
+
 # -- a program of one's own
 
 

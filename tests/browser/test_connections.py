@@ -156,6 +156,22 @@ def test_only_rows_in_view_are_drawn_and_asked_for(
     assert max(limits) <= 100
 
 
+def test_back_leads_to_the_same_row(open_page: Callable[..., Page], crowd: list[Any]) -> None:
+    page = open_page(f"#/connections?filter=client:{_CROWD}")
+    grid = page.get_by_role("grid", name="Connections")
+    expect(grid).to_have_attribute("aria-rowcount", re.compile(r"\d\d\d"))
+    grid.evaluate("grid => { grid.scrollTop = 100 * 28; }")
+    row = page.locator(f"{_ROWS}[aria-rowindex='110']")
+    name = row.get_by_role("link").inner_text()
+    row.click(position={"x": 300, "y": 8})
+    page.keyboard.press("Enter")
+    expect(page.locator(".view-connection")).to_be_visible()
+    page.go_back()
+    expect(page.locator(f"{_ROWS}.active")).to_contain_text(name)
+    expect(grid).to_be_focused()
+    assert grid.evaluate("grid => grid.scrollTop") == 2800
+
+
 def test_what_one_reads_does_not_jump(
     open_page: Callable[..., Page], site: Site, crowd: list[Any]
 ) -> None:

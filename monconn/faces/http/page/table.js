@@ -277,6 +277,30 @@ export class Table {
     this.refresh();
   }
 
+  /** Where somebody is in it, for `restore`. */
+  place() {
+    return { total: this.total, top: this.top, active: this.active, activeIndex: this.activeIndex };
+  }
+
+  /**
+   * Begin where somebody was before.
+   *
+   * @param {ReturnType<Table["place"]>} place
+   */
+  restore(place) {
+    this.total = place.total; // until the server says how many there are now
+    this.active = place.active;
+    this.activeIndex = place.activeIndex;
+    this.layOut();
+    this.setHeight();
+    this.scrollTo(place.top);
+    this.draw();
+    this.refresh();
+    if (document.activeElement === document.body || document.activeElement?.id === "main") {
+      this.focus(); // nobody else has it
+    }
+  }
+
   /**
    * Another order.
    *

@@ -63,6 +63,9 @@ export function connectionClass(column, row) {
   return "";
 }
 
+/** Where somebody was who comes back from one connection. @type {{filter: string, sort: string, place: ReturnType<Table["place"]>} | null} */
+let left = null;
+
 /** @type {import("../types.js").View} */
 export default {
   title: "Connections",
@@ -261,7 +264,11 @@ export default {
     );
     drawStatus();
     drawSelection();
-    table.reset();
+    if (left !== null && left.filter === filter && left.sort === sort) {
+      table.restore(left.place);
+    } else {
+      table.reset();
+    }
 
     const off = [
       context.live.on("tick", () => {
@@ -305,6 +312,8 @@ export default {
         }
       },
       unmount() {
+        const isOpened = location.hash.startsWith(context.link("connections/"));
+        left = isOpened ? { filter, sort, place: table.place() } : null;
         document.removeEventListener("visibilitychange", onVisible);
         for (const each of off) {
           each();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import signal
@@ -33,10 +34,11 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("runtime")
-def test_demo(start: Callable[..., Program]) -> None:
-    demo = start(SCRIPTS / "monconn", "demo")
+def test_demo(start: Callable[..., Program], tmp_path: Path) -> None:
+    demo = start(SCRIPTS / "monconn", "demo", env={"TMPDIR": str(tmp_path)})
     port = int(demo.out.wait_for(r"nc -N 127\.0\.0\.1 (\d+)$")[1])
     demo.out.wait_for("Ctrl-C ends it")
+    log_in(str(demo.out))
     with connect(port) as client:
         client.sendall(b"hello\n")
         assert client.recv(100) == b"ok 6\n"
@@ -70,8 +72,10 @@ def test_demo(start: Callable[..., Program]) -> None:
     demo.out.wait_for(r"demo: 127\.0\.0\.17:\d+ client_closed after ")  # the visitor
     demo.out.wait_for(r"demo: 127\.0\.0\.14:\d+ client_reset after ")  # that crashes
     demo.out.wait_for(r"warn: demo: valve-4 \(127\.0\.0\.14\) reconnect_storm alarm")
+    assert len(list(tmp_path.glob("monconn-demo-*/history.db"))) == 1
     demo.send(signal.SIGINT)
     assert demo.status() == 0
+    assert list(tmp_path.glob("monconn-demo-*")) == []
     for device in DEVICES[:3]:  # those that would stay longer
         demo.out.wait_for(rf"demo: {re.escape(device)}:\d+ stopping after ")
     assert str(demo.err) == ""
@@ -85,6 +89,18 @@ def test_demo(start: Callable[..., Program]) -> None:
     assert not re.search(r"shop: \S+ \w+_closed", text)  # too many, and nothing is wrong with them
     shown = introduction.partition("Ctrl-C ends it")[0]
     assert max(len(line) for line in shown.splitlines() if monconn not in line) <= 100
+
+
+def log_in(introduction: str) -> None:
+    """Do what a browser does with the link, which stands before all else that is to be tried."""
+    found = re.search(r"http://(127\.0\.0\.1:\d+)/#login/(\S+)$", introduction, re.MULTILINE)
+    assert found is not None
+    assert found.start() < introduction.index("Try, in a second terminal")
+    connection = http.client.HTTPConnection(found[1], timeout=HANG_SECONDS)
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/api/v1/session", json.dumps({"code": found[2]}), headers)
+    assert connection.getresponse().status == 204
+    connection.close()
 
 
 @pytest.mark.parametrize("may_drop", [True, False])

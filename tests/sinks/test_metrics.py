@@ -42,7 +42,7 @@ from monconn.monitor.interfaces import IConnection
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.net.http import server as http_server
-from monconn.net.http.server import Limits
+from monconn.net.http.requests import Limits
 from monconn.net.sockets import TCP_INFO_BYTES
 from monconn.policy.policy import SETTINGS, Policy
 from monconn.policy.quantities import Bandwidth

@@ -21,7 +21,7 @@ from monconn.clock import MonotonicClock
 from monconn.config.sections import MetricsConfig
 from monconn.monitor.registry import Registry
 from monconn.net.http import server as http_server
-from monconn.net.http.server import Limits
+from monconn.net.http.requests import Limits
 from monconn.sinks.metrics import encoding
 from monconn.sinks.metrics.figures import Sample
 from monconn.sinks.metrics.http import MetricsPages
@@ -256,7 +256,7 @@ def test_a_head_without_end_is_refused(world: World, line: bytes) -> None:
         sent += len(line)
         assert sent < MOST_HEAD_BYTES + len(line)
     assert status(client) == 431
-    assert len(client.protocol._received) <= len(line)
+    assert len(client.protocol._reader) <= len(line)
 
 
 # -- all places taken

@@ -52,10 +52,10 @@ _LISTEN_PORT, _BROKER_PORT = 1883, 11883
 _SHOP_PORT = 8080
 _HTTP_PORT = 9180
 _WELCOME = """
-monconn demo: {count} simulated devices and {sensors} sensors, an MQTT broker, a web shop, and
-monconn between them. Each line below is a connection that has ended, with the
-reason (of the shop's only those that went wrong), an alarm, or a client that a
-rule on trial (dry_run) would have refused.
+monconn demo: {count} simulated devices, {sensors} sensors, an MQTT broker, a web shop,
+and monconn between them. Each line below is a connection that has ended, with
+the reason (of the shop only those that went wrong), an alarm, or a client that
+a rule on trial (dry_run) would have refused.
 
 {devices}
 
@@ -69,8 +69,8 @@ Then watch one of your own: {monconn} -p :2222=127.0.0.1:22
 
 """
 _PAGE = """\
-Look at it in a browser. This link logs in, once, within an hour; another one is made
-by {monconn} web:
+Look at it in a browser, by this link, which logs in once, within an hour
+({monconn} web makes another):
 
   {link}
 

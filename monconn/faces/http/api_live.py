@@ -82,6 +82,6 @@ ROUTES = (
             of.flag("follow", "Also those that are opened, or match, later."),
             _LAST_EVENT_ID,
         ),
-        errors=(409,),
+        errors=(204, 404, 409),
     ),
 )

@@ -31,7 +31,7 @@ from monconn.log import Logger
 from monconn.net.http.messages import Answer, Request, Response
 from monconn.ops.operations import Operations
 
-MOST_BODY_BYTES = 256 * 1024
+MOST_BODY_BYTES = 1 << 16
 """Enough for a close of as many ids as one may have."""
 _MOST_ARGUMENTS = 50
 
@@ -205,7 +205,7 @@ def _matched(pattern: Sequence[str], segments: Sequence[str]) -> dict[str, str] 
 def _not_allowed(methods: Iterable[str]) -> Problem:
     allowed = sorted({*methods, *(["HEAD"] if "GET" in methods else [])})
     listed = ", ".join(allowed)
-    return Problem(405, f"there are {listed} here", headers=(("Allow", listed),))
+    return Problem(405, f"here are only {listed}", headers=(("Allow", listed),))
 
 
 # -- the role
@@ -300,4 +300,6 @@ def _body(request: Request) -> Iterable[tuple[str, Any]]:
         raise Problem(400, f"the body is no JSON: {error}", "bad-body") from None
     if not isinstance(values, dict):
         raise Problem(400, "the body must be a JSON object of the arguments", "bad-body")
+    if len(values) > _MOST_ARGUMENTS:  # each would have a line of the answer
+        raise Problem(400, f"more than {_MOST_ARGUMENTS} arguments", "bad-argument")
     return values.items()

@@ -37,8 +37,9 @@ _DESCRIPTION = """What monconn knows of connections, and what can be done to the
 
 Lists are `{"rows": [...], "next": "..."}`: `next` is there if there is more, and is the `cursor`
 of the request for it. Errors are problem details (RFC 9457). Beside the answers of each operation,
-any request may be answered with 408, 413, 417, 431, 500, 503 or 505 by the server itself."""
-_ERRORS = {
+any request may be answered with 408, 413, 414, 417, 431, 500, 503 or 505 by the server itself."""
+_OTHERS = {
+    204: "Nothing more comes: a browser then asks no more.",
     400: "Arguments that are wrong: `errors` names each of them.",
     401: "No token, a wrong one, or a session that has ended.",
     403: "The role does not suffice, the configuration forbids it, or the request is of another"
@@ -123,13 +124,7 @@ def describe(routes: Iterable[Route], cookie_name: str) -> dict[str, Any]:
                 "Problem": _PROBLEM_SCHEMA,
                 **{_name(each): _row_schema(each) for each in sorted(rows, key=_name)},
             },
-            "responses": {
-                _error_name(status): {
-                    "description": text,
-                    "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-                }
-                for status, text in _ERRORS.items()
-            },
+            "responses": {_other_name(status): _other(status) for status in _OTHERS},
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer"},
                 "session": {"type": "apiKey", "in": "cookie", "name": cookie_name},
@@ -138,8 +133,15 @@ def describe(routes: Iterable[Route], cookie_name: str) -> dict[str, Any]:
     }
 
 
-def _error_name(status: int) -> str:
+def _other_name(status: int) -> str:
     return HTTPStatus(status).phrase.title().replace(" ", "").replace("-", "")
+
+
+def _other(status: int) -> dict[str, Any]:
+    made: dict[str, Any] = {"description": _OTHERS[status]}
+    if status >= 400:
+        made["content"] = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return made
 
 
 # -- operations
@@ -162,8 +164,8 @@ def _operation(route: Route) -> dict[str, Any]:
         "responses": {
             str(route.status): _success(route),
             **{
-                str(status): {"$ref": f"#/components/responses/{_error_name(status)}"}
-                for status in sorted(_errors(route, bool(in_body and others)))
+                str(status): {"$ref": f"#/components/responses/{_other_name(status)}"}
+                for status in sorted(_others(route, bool(in_body and others)))
             },
         },
     }
@@ -176,7 +178,7 @@ def _operation(route: Route) -> dict[str, Any]:
     return made
 
 
-def _errors(route: Route, has_body: bool) -> set[int]:
+def _others(route: Route, has_body: bool) -> set[int]:
     names = {each.name for each in route.parameters}
     errors = {400, 403, 421, *route.errors}
     if route.role is not None or route.path == "/api/v1/session":

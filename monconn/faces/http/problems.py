@@ -135,7 +135,8 @@ def problem_of(error: MonconnError) -> Problem:
         return Problem(422, str(error), "bad-configuration", others={"problems": problems})
     for kind, status, name in _KINDS:
         if isinstance(error, kind):
-            return Problem(status, str(error), name)
+            headers = (("Retry-After", "1"),) if status == 503 else ()
+            return Problem(status, str(error), name, headers=headers)
     if isinstance(error, AddressError):
         return bad_arguments([ArgumentFault("client", str(error))])
     # Each argument was one, as far as it can be seen by itself.

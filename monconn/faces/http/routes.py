@@ -86,8 +86,8 @@ class Route:
     :param is_list: whether the answer is ``{"rows": [...]}``, or one row.
     :param schema: of the answer, if it is neither.
     :param status: of the answer, if all is well; 204 if it has no body.
-    :param errors: statuses of answers if something is wrong, beside those that follow from its role
-        and its parameters.
+    :param errors: other statuses of answers, beside those that follow from its role and its
+        parameters.
     :param content_type: of the answer.
     """
 

@@ -217,7 +217,8 @@ def make_factory(handler: Handler, clock: Clock, descriptors: int = USEFUL_LIMIT
     :raises ListenError: the library is missing.
     """
     try:
-        from monconn.net.http.server import HttpFactory, Limits
+        from monconn.net.http.requests import Limits
+        from monconn.net.http.server import HttpFactory
     except ModuleNotFoundError as error:
         if error.name != "h11":
             raise

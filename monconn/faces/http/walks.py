@@ -18,9 +18,9 @@ from monconn.net.http.messages import Response
 from monconn.steps import RowSteps
 from monconn.turns import result_of
 
-MOST_WALKS = 64
-"""The most lists of which a rest is held."""
-MOST_OF_CALLER = 8
+MOST_WALKS = 32
+"""The most lists of which a rest is held: of 100,000 blocks it has 10 MB."""
+MOST_OF_CALLER = 4
 """Of these, the most of one caller."""
 REST_SECONDS = 120.0
 """How long a rest is held for a client that does not ask for it."""

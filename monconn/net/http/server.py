@@ -10,7 +10,6 @@ The next one is read once the client has taken the whole answer.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -37,6 +36,7 @@ from monconn.addresses import plain_ip
 from monconn.clock import Clock
 from monconn.log import Logger
 from monconn.net.http.messages import Handler, Headers, Request, Response, Stream, problem
+from monconn.net.http.requests import Limits, Refused, RequestReader
 from monconn.turns import TurnQueue
 
 CLIENTS_PER_TURN = 8
@@ -52,10 +52,6 @@ LINGER_SECONDS = 2.0
 """How long what a client still sends is read after the last answer. To close a socket with unread
 bytes resets the connection, and the client may lose the answer (RFC 9112, 9.6)."""
 MOST_LINGER_BYTES = 1 << 20
-MOST_HEADERS = 100
-"""h11 takes 3 µs for each."""
-MOST_CHUNKS = 256
-"""Of a chunked body: h11 takes 20 µs for each, and a read may have thousands of one byte."""
 MOST_HELD_BYTES = 1 << 14
 """Of requests that wait for their turn: from here on no more is read, so one read more is held."""
 PIECE_BYTES = 1 << 16
@@ -69,32 +65,6 @@ MOST_LEAVING = 64
 own, which they may wait with. More are disconnected at once."""
 MOST_UNSENT_BYTES = 1 << 20
 """What a stream may write although its client is slow; one that writes more is ended."""
-
-_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
-# h11 joins folded lines, which RFC 9112 (5.2) has deprecated and servers read differently, and lets
-# control characters pass. Checked first, as it tries every division of the spaces before one that
-# it refuses: 0.6 s for 16 kB of them.
-_FAULTY_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|\n[\t ]")
-_ABSOLUTE_FORM = re.compile(r"(?i:https?)://([^/?#]*)")  # RFC 9112, 3.2.2
-
-
-@attrs.frozen
-class Limits:
-    """What the clients of one server may use.
-
-    :param clients: how many are served at a time, apart from those that get a stream.
-    :param streams: how many streams there may be.
-    :param head_bytes: of a request's first line and headers together.
-    :param body_bytes: of a request; with 0 a body is not waited for, nor read.
-    :param idle_seconds: how long a connection is kept for the next request; with 0 it is for one
-        request, which RFC 9112 (9.6) leaves to the server.
-    """
-
-    clients: int = 64
-    streams: int = 0
-    head_bytes: int = 8192
-    body_bytes: int = 0
-    idle_seconds: float = 0.0
 
 
 class HttpFactory(Factory):
@@ -226,15 +196,6 @@ class _Phase(Enum):
     """The whole of the last answer is written."""
 
 
-class _Refused(Exception):
-    """A request that the handler does not see."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-
-
 @implementer(IHalfCloseableProtocol)
 class _Client(Protocol):
     """One connection.
@@ -255,24 +216,11 @@ class _Client(Protocol):
         self._is_over = False
         self._is_idle = False
         """Whether it has had an answer, and sent nothing since."""
-        self._received = bytearray()
-        """Of requests, what is not parsed yet."""
-        self._searched = 0
-        """How much of it has no end of a head."""
+        self._reader = RequestReader(factory.limits)
         self._is_queued = False
         self._is_reading = True
         self._has_ended_input = False
         self._lingering_bytes = 0
-        self._exchange: h11.Connection | None = None
-        """The present request and its answer; None until its head is there."""
-        self._request: Request | None = None
-        """The same, without its body."""
-        self._is_head = False
-        """Whether its method is HEAD: the answer has no body then."""
-        self._is_whole = False
-        """Whether all of it was received."""
-        self._body = bytearray()
-        self._chunks = 0
         self._awaited: Deferred[Response] | None = None
         self._answer_body = b""
         self._writer: _StreamWriter | None = None
@@ -310,7 +258,7 @@ class _Client(Protocol):
             if self._lingering_bytes > MOST_LINGER_BYTES:
                 self.leave()
             return
-        self._received += data
+        self._reader.add(data)
         self._continue()
 
     def readConnectionLost(self) -> None:
@@ -343,9 +291,7 @@ class _Client(Protocol):
         """Read only what is soon needed: what a client sends meanwhile stays in the kernel, which
         slows the client down."""
         is_needed = self._phase is _Phase.REQUESTING and not self._is_queued
-        must_read = (
-            is_needed or self._phase is _Phase.ENDING or len(self._received) < MOST_HELD_BYTES
-        )
+        must_read = is_needed or self._phase is _Phase.ENDING or len(self._reader) < MOST_HELD_BYTES
         if must_read != self._is_reading and not (self._is_over or self._has_ended_input):
             self._is_reading = must_read
             if must_read:
@@ -358,108 +304,34 @@ class _Client(Protocol):
         if self._is_over or self._phase is not _Phase.REQUESTING:
             return
         try:
-            if self._exchange is None:
-                self._take_head()
-            if self._exchange is not None and self._phase is _Phase.REQUESTING:
-                self._take_body(self._exchange)
-        except _Refused as refused:
+            request = self._reader.take()
+        except Refused as refused:
             self._refuse(refused)
-        except h11.RemoteProtocolError as error:
-            self._refuse(_Refused(error.error_status_hint, "the request is malformed"))
+        else:
+            if request is not None:
+                self._serve(request)
+            elif self._reader.has_begun():
+                self._go_on()
         if self._has_ended_input and self._phase is _Phase.REQUESTING:
             self.leave()  # the rest never comes
         else:
             self._pause_or_resume()
 
-    def _take_head(self) -> None:
-        received = self._received
-        if not self._searched:
-            del received[: len(received) - len(received.lstrip(b"\r\n"))]  # RFC 9112, 2.2
-            if not received:
-                return
-            if self._is_idle:
-                self._is_idle = False
-                self._set_deadline(REQUEST_SECONDS)
-            if received[0] < 0x21:  # no method begins so, but the handshake of TLS does
-                raise _Refused(400, "the request is malformed")
-        most = self.factory.limits.head_bytes
-        # Only what is new is searched, with the bytes that an end may have begun in.
-        end = _END_OF_HEAD.search(received, max(self._searched - 3, 0))
-        self._searched = len(received)
-        if end is None and len(received) < most + len(b"\r\n\r\n"):
-            return
-        if (
-            end is None
-            or end.start() > most
-            or received.count(b"\n", 0, end.start()) > MOST_HEADERS
-        ):
-            status = 431 if b"\n" in received[:most] else 414  # is it the target that is too long?
-            detail = f"the head of a request may have {most} bytes and {MOST_HEADERS} headers"
-            raise _Refused(status, detail)
-        head = bytes(received[: end.end()])
-        del received[: end.end()]
-        self._searched = 0
-        self._begin(head)
+    def _go_on(self) -> None:
+        """More of a request is to come."""
+        if self._is_idle:
+            self._is_idle = False
+            self._set_deadline(REQUEST_SECONDS)
+        if continuation := self._reader.continuation():
+            self.transport.write(continuation)
 
-    def _begin(self, raw: bytes) -> None:
-        """Begin with a request whose head is there."""
-        # An exchange of its own for each, which takes 10 µs: so none is kept while idle.
-        exchange = self._exchange = h11.Connection(h11.SERVER)
-        self._is_whole = False
-        self._body.clear()
-        self._chunks = 0
-        if _FAULTY_HEAD.search(raw):
-            raise _Refused(400, "the request is malformed")
-        exchange.receive_data(raw)
-        head = exchange.next_event()
-        assert isinstance(head, h11.Request)  # as there is a whole head
-        self._is_head = head.method == b"HEAD"
-        if head.http_version[:1] != b"1":
-            raise _Refused(505, "the version must be HTTP/1.1")
-        if head.method == b"CONNECT":
-            raise _Refused(501, "this is no proxy")
-        names = [name for name, _ in head.headers]
-        if b"transfer-encoding" in names and (
-            b"content-length" in names or head.http_version < b"1.1"
-        ):
-            # Others may find the end of the body elsewhere (RFC 9112, 6.1 and 6.3).
-            raise _Refused(400, "the length of the body is ambiguous")
-        self._request = self._request_of(head)
-        most = self.factory.limits.body_bytes
-        if not most:
-            self._serve(exchange)
-            return
-        length = next((int(value) for name, value in head.headers if name == b"content-length"), 0)
-        if length > most:
-            raise _Refused(413, f"the body has more than {most} bytes")
-        if exchange.they_are_waiting_for_100_continue and not self._received:
-            go_on = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
-            self.transport.write(exchange.send(go_on))
-
-    def _take_body(self, exchange: h11.Connection) -> None:
-        if self._received:  # no bytes would be the end of its input
-            exchange.receive_data(bytes(self._received))
-            self._received.clear()
-        most = self.factory.limits.body_bytes
-        while not isinstance(event := exchange.next_event(), h11.EndOfMessage):
-            if not isinstance(event, h11.Data):
-                return
-            self._chunks += event.chunk_start
-            self._body += event.data
-            if len(self._body) > most:
-                raise _Refused(413, f"the body has more than {most} bytes")
-            if self._chunks > MOST_CHUNKS:
-                raise _Refused(413, f"the body has more than {MOST_CHUNKS} chunks")
-        self._is_whole = True
-        self._received += exchange.trailing_data[0]
-        self._serve(exchange)
-
-    def _serve(self, exchange: h11.Connection) -> None:
+    def _serve(self, request: Request) -> None:
         """Have the handler answer."""
-        assert self._request is not None
-        request = attrs.evolve(self._request, body=bytes(self._body))
-        self._phase = _Phase.WAITING
-        self._set_deadline(ANSWER_SECONDS)
+        is_tls = ISSLTransport.providedBy(self.transport)
+        request = attrs.evolve(request, is_tls=is_tls, origin=self.ip)
+        exchange = self._reader.exchange
+        assert exchange is not None
+        self._begin_answer()
         try:
             answer = self.factory.handler(request)
         except Exception:
@@ -474,41 +346,22 @@ class _Client(Protocol):
         else:
             self._answer(exchange, answer)
 
-    def _request_of(self, head: h11.Request) -> Request:
-        headers: dict[str, str] = {}
-        for raw_name, raw_value in head.headers:
-            name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        target = head.target.decode("ascii")
-        if absolute := _ABSOLUTE_FORM.match(target):
-            if not absolute[1] or "@" in absolute[1]:  # RFC 9110, 4.2.1 and 4.2.4
-                raise _Refused(400, "the target is malformed")
-            headers["host"] = absolute[1]  # instead of what the header says (RFC 9112, 3.2.2)
-            target = target[absolute.end() :]
-            target = target if target.startswith("/") else f"/{target}"
-        elif not target.startswith("/") and (target, head.method) != ("*", b"OPTIONS"):
-            raise _Refused(400, "the target is malformed")
-        path, _, query = target.partition("?")
-        return Request(
-            head.method.decode("ascii"),
-            path,
-            query,
-            headers,
-            is_tls=ISSLTransport.providedBy(self.transport),
-            origin=self.ip,
-        )
-
     # -- the answer
 
-    def _refuse(self, refused: _Refused) -> None:
-        """Answer a request that cannot be served, as the last one: where it ends is not known."""
-        exchange = self._exchange or h11.Connection(h11.SERVER)
-        self._received.clear()
+    def _begin_answer(self) -> None:
         self._phase = _Phase.WAITING
+        self._is_idle = False
+        self._set_deadline(ANSWER_SECONDS)
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer a request that cannot be served, as the last one: where it ends is not known."""
+        self._reader.discard()
+        self._begin_answer()
+        exchange = self._reader.exchange or h11.Connection(h11.SERVER)
         self._answer(exchange, self._own(refused.status, refused.detail))
 
     def _fail(self, exchange: h11.Connection, failure: Failure) -> None:
-        if not self._is_over and self._awaited is not None and self._exchange is exchange:
+        if not self._is_over and self._awaited is not None and self._reader.exchange is exchange:
             self._log.failure("a request could not be answered", failure)
             self._answer(exchange, self._own(500))
 
@@ -529,7 +382,7 @@ class _Client(Protocol):
             _drop(response)
             response = self._own(500)
             head = self._head_of(exchange, response)
-        if self._is_head or response.status in (204, 304):
+        if self._reader.is_head or response.status in (204, 304):
             _drop(response)
             self._write(_pieces(exchange, head, b""))
         elif isinstance(response.body, bytes):
@@ -551,7 +404,7 @@ class _Client(Protocol):
             if isinstance(response.body, bytes):
                 headers.append(("Content-Length", str(len(response.body))))
         headers += response.headers
-        if not (self._is_whole and self.factory.limits.idle_seconds):
+        if not (self._reader.is_whole and self.factory.limits.idle_seconds):
             headers.append(("Connection", "close"))
         phrase = HTTPStatus(response.status).phrase
         event = h11.Response(status_code=response.status, headers=headers, reason=phrase)
@@ -573,8 +426,8 @@ class _Client(Protocol):
 
     def answered(self) -> None:
         """The whole answer is written: wait for the next request, or end."""
-        exchange, self._exchange, self._request = self._exchange, None, None
-        self._is_head = False
+        exchange = self._reader.exchange
+        self._reader.finish()
         self._release()
         limits = self.factory.limits
         is_kept = exchange is not None and exchange.our_state is exchange.their_state is h11.DONE
@@ -585,7 +438,7 @@ class _Client(Protocol):
             self._continue()
             return
         self._phase = _Phase.ENDING
-        self._received.clear()
+        self._reader.discard()
         if self._has_ended_input:
             self.leave()
             return
@@ -661,7 +514,7 @@ class _Client(Protocol):
         self.factory.clients.pop(self, None)
         self.factory.streams.discard(self)
         self.factory.leaving.discard(self)
-        self._received.clear()
+        self._reader.discard()
         self._release()
         self.set_no_deadline()
         awaited, self._awaited = self._awaited, None
@@ -684,11 +537,13 @@ class _Client(Protocol):
     def _too_late(self) -> None:
         if self._phase is _Phase.WAITING:
             awaited, self._awaited = self._awaited, None
-            exchange = self._exchange
+            exchange = self._reader.exchange
             assert exchange is not None
             self._answer(exchange, self._own(503, f"no answer within {ANSWER_SECONDS:g} s"))
             if awaited is not None:
                 awaited.cancel()
+        elif self._is_idle and self._reader.has_begun():
+            self._set_deadline(REQUEST_SECONDS)  # its next request has just come
         else:
             self.leave()
 

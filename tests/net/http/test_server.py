@@ -16,9 +16,11 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from monconn.faces.http.service import make_factory
+from monconn.net.http import requests as http_requests
 from monconn.net.http import server as http_server
 from monconn.net.http.messages import Answer, Request, Response, StreamWriter
-from monconn.net.http.server import HttpFactory, Limits
+from monconn.net.http.requests import Limits
+from monconn.net.http.server import HttpFactory
 from tests.net.http.clients import Clients, Transport, status, statuses
 from tests.properties import examples
 
@@ -125,6 +127,19 @@ def test_an_idle_connection_is_closed_after_a_while(world: World) -> None:
     world.clock.advance(world.factory.limits.idle_seconds)
     assert client.how_closed == "closed"
     assert not world.factory.clients
+
+
+def test_a_request_that_comes_as_the_time_is_over_is_answered(world: World) -> None:
+    for sent, expected in ((GET, [200, 200]), (b"\r\n", [200])):
+        client = world.connect(GET)
+        client.read_all()
+        client.protocol.dataReceived(sent)  # in the turn in which the deadline strikes
+        client.protocol._too_late()
+        world.turn()
+        client.read_all()
+        assert statuses(client) == expected
+        world.clock.advance(world.factory.limits.idle_seconds)
+        assert client.how_closed == "closed"
 
 
 @pytest.mark.parametrize("line", [b"HTTP/1.0\r\n", b"HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"])
@@ -266,7 +281,7 @@ def test_a_target_that_is_too_long_is_refused_as_one(either: World) -> None:
 
 
 def test_as_many_headers_as_take_long_are_refused(either: World) -> None:
-    few, many = ([b"a:"] * count for count in (http_server.MOST_HEADERS - 1, 101))
+    few, many = ([b"a:"] * count for count in (http_requests.MOST_HEADERS - 1, 101))
     assert status(either.connect(get(b"/", *few))) == 200
     assert status(either.connect(get(b"/", *many))) == 431
 
@@ -357,6 +372,8 @@ def test_those_that_leave_have_a_bound(world: World) -> None:
         (get(b"/", b"Content-Length: 1", b"Transfer-Encoding: chunked", method=b"POST"), 400),
         (get(b"/", b"Content-Length: 1", b"Content-Length: 2", method=b"POST"), 400),
         (get(b"/", b"Content-Length: +1", method=b"POST"), 400),
+        (get(b"/", b"Content-Length: " + b"9" * 19, method=b"POST"), 413),
+        (get(b"/", b"Content-Length: " + b"9" * 5000, method=b"POST"), 400),
         (get(b"/", b"Content-Length: 1 ", b"Content-Length: 1", method=b"POST") + b"x", 200),
         (get(b"/", b"Transfer-Encoding: gzip, chunked", method=b"POST"), 501),
         (get(b"/", b"Transfer-Encoding: chunked, chunked", method=b"POST"), 501),
@@ -476,14 +493,14 @@ def test_chunks_that_are_too_long_or_too_many_are_refused(world: World) -> None:
     most = world.factory.limits.body_bytes
     for body in (
         b"ffffffff\r\n" + b"x" * (most + 1),
-        b"1\r\nx\r\n" * (http_server.MOST_CHUNKS + 1),
+        b"1\r\nx\r\n" * (http_requests.MOST_CHUNKS + 1),
         b"%x\r\n%b\r\n" % (most, b"x" * most) + b"1\r\nx\r\n",
     ):
         client = world.connect(head)
         for start in range(0, len(body), 50_000):
             world.send(client, body[start : start + 50_000])
         assert status(client) == 413
-        assert len(client.protocol._body) <= most + 50_000
+        assert len(client.protocol._reader._body) <= most + 50_000
     assert not world.requests
 
 

@@ -293,3 +293,27 @@ export function notConfigured(title, text, configuration) {
 export function problemOfFilter(problem) {
   return problem.errors.find((each) => each.name === "filter") ?? null;
 }
+
+/**
+ * Asks again once the server is there again, of a view that asks for nothing by itself.
+ *
+ * @param {Context} context
+ * @param {() => void} again
+ * @returns {{missed: (problem: import("./api.js").Problem) => void, off: () => void}} `missed` is
+ *   told of each problem.
+ */
+export function whenBack(context, again) {
+  let isMissed = false;
+  const off = context.live.on("state", ({ state }) => {
+    if (state === "live" && isMissed) {
+      isMissed = false;
+      again();
+    }
+  });
+  return {
+    missed(problem) {
+      isMissed = isMissed || problem.isGone;
+    },
+    off,
+  };
+}

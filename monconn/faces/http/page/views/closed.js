@@ -276,28 +276,19 @@ class ClosedView {
     const number = this.historyNumber;
     // Of one reason alone the bars would say less: the others stay, faded.
     const filter = withoutReason(this.params.filter);
-    let note = "";
     /** @type {any} */
     let answer;
     try {
       answer = await get("history/reasons", { since: period, buckets: BUCKETS, filter });
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      if (number !== this.historyNumber || error.isGone) return;
-      try {
-        // What only live connections know is no key of the history.
-        answer = await get("history/reasons", { since: period, buckets: BUCKETS });
-        note = " The history cannot be filtered like that: these are all connections.";
-      } catch (again) {
-        if (!(again instanceof Problem)) throw again;
-        setText(this.about, again.detail || again.title);
-        return;
-      }
+      if (number === this.historyNumber && !error.isGone) setText(this.about, `The history does not say: ${error.detail || error.title}`);
+      return;
     }
     if (number !== this.historyNumber) return;
     const buckets = bucketsOf(answer);
     this.chart.update({ buckets, since: buckets[0]?.since, until: buckets[buckets.length - 1]?.until, chosen });
-    setText(this.about, `From the history.${note}`);
+    setText(this.about, "From the history.");
   }
 
   /**

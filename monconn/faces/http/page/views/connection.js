@@ -418,7 +418,7 @@ class ConnectionView {
       } catch (error) {
         if (!(error instanceof Problem)) throw error;
         view.element.hidden = true;
-        setText(about, noRecordingText(error));
+        setText(about, `There is no recording: ${error.detail || error.title}`);
       }
     });
     this.recordingKnown = (/** @type {Row} */ row) => {
@@ -503,10 +503,4 @@ function fieldLines(value, column) {
   const text = formatValue(value, unit);
   const isRounded = ["bytes", "seconds", "time", "bytes_per_second"].includes(unit);
   return [isRounded && text !== "-" && text !== String(value) ? `${text} (${value})` : text];
-}
-
-/** @param {Problem} problem */
-function noRecordingText(problem) {
-  if (problem.status === 403) return `There is no recording for you: ${problem.detail || problem.title}`;
-  return `There is no recording: ${problem.detail || problem.title}`;
 }

@@ -3,7 +3,7 @@ import { Problem, get } from "../api.js";
 import { openDialog } from "../dialogs.js";
 import { h, replace } from "../dom.js";
 import { FilterField } from "../filter.js";
-import { periodPicker, problemOfFilter, serviceChoices, servicePicker, textField } from "../pickers.js";
+import { periodPicker, problemOfFilter, serviceChoices, servicePicker, textField, whenBack } from "../pickers.js";
 import { PlainTable } from "../plaintable.js";
 import { cellValue } from "../table.js";
 import { asDate, formatCount, formatValue } from "../units.js";
@@ -109,6 +109,7 @@ class HistoryList {
     this.params = params;
     this.context = context;
     this.number = 0;
+    this.back = whenBack(context, () => this.load());
     const period = (/** @type {import("../pickers.js").Period} */ wanted) => this.go({ ...wanted });
     this.period = periodPicker({ period: periodOf(params), onChange: period });
     this.service = servicePicker(context, { value: params.service ?? "", onChange: (service) => this.go({ service }) });
@@ -224,6 +225,7 @@ class HistoryList {
       if (!(error instanceof Problem)) {
         throw error;
       }
+      this.back.missed(error);
       if (mine !== this.number) {
         return;
       }
@@ -256,6 +258,7 @@ class HistoryList {
 
   destroy() {
     this.number += 1;
+    this.back.off();
     this.table.destroy();
   }
 }

@@ -2,7 +2,7 @@
 import { Problem, get } from "../api.js";
 import { stackedBars } from "../charts.js";
 import { h, replace, setAttribute } from "../dom.js";
-import { momentOf, notConfigured, periodPicker, servicePicker, textField } from "../pickers.js";
+import { momentOf, notConfigured, periodPicker, servicePicker, textField, whenBack } from "../pickers.js";
 import { asDate, formatBytes, formatCount, formatDuration, formatTime } from "../units.js";
 import { meaningOf } from "../words.js";
 
@@ -30,6 +30,7 @@ function mount(root, params, context) {
   let number = 0;
   /** @type {(() => void)[]} Ends the charts that are shown. */
   let charts = [];
+  const back = whenBack(context, () => show());
   const period = periodPicker({ period: periodOf(params), onChange: (wanted) => go({ ...wanted }) });
   const service = servicePicker(context, { value: params.service ?? "", onChange: (value) => go({ service: value }) });
   const client = textField({
@@ -72,6 +73,7 @@ function mount(root, params, context) {
       if (!(error instanceof Problem)) {
         throw error;
       }
+      back.missed(error);
       if (mine === number) {
         const isOfClient = error.errors.some((each) => each.name === "client");
         client.setProblem(isOfClient ? error.message : "");
@@ -225,6 +227,7 @@ function mount(root, params, context) {
   return {
     unmount() {
       number += 1;
+      back.off();
       endCharts();
     },
     update,

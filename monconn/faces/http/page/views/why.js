@@ -4,7 +4,7 @@
  */
 import { Problem, get } from "../api.js";
 import { h, replace } from "../dom.js";
-import { servicePicker, textField } from "../pickers.js";
+import { servicePicker, textField, whenBack } from "../pickers.js";
 import { formatDuration, formatTime } from "../units.js";
 
 /**
@@ -31,6 +31,7 @@ export default { title: "Why", mount };
  */
 function mount(root, params, context) {
   let asked = 0;
+  const back = whenBack(context, () => show());
   const client = textField({
     label: "Client",
     value: params.client ?? "",
@@ -94,6 +95,7 @@ function mount(root, params, context) {
       if (!(error instanceof Problem)) {
         throw error;
       }
+      back.missed(error);
       if (number === asked) {
         replace(answer);
         client.setProblem(error.message);
@@ -115,7 +117,13 @@ function mount(root, params, context) {
   if (!params.client) {
     client.input.focus();
   }
-  return { unmount: () => void (asked += 1), update };
+  return {
+    unmount() {
+      asked += 1;
+      back.off();
+    },
+    update,
+  };
 }
 
 /**

@@ -320,7 +320,7 @@ async function logOut() {
 }
 
 // What one tab does, the others do, too: they share the cookie.
-const accounts = "BroadcastChannel" in window ? new BroadcastChannel("monconn-account") : null;
+const accounts = "BroadcastChannel" in window ? new BroadcastChannel(`monconn-account ${location.pathname}`) : null;
 if (accounts !== null) {
   accounts.onmessage = (event) => {
     if (event.data === "logged_out" && session !== null) {

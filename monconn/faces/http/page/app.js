@@ -10,6 +10,7 @@ import { notifyProblem } from "./dialogs.js";
 import { drawHeader } from "./header.js";
 import { listenForKeys } from "./keys.js";
 import { live } from "./live.js";
+import { mountLogin } from "./views/login.js";
 
 /**
  * @typedef {import("./types.js").Context} Context
@@ -48,8 +49,6 @@ let columns = null;
 /** @type {{page: Page, thing: string, mounted: Mounted} | null} What is shown. */
 let shown = null;
 let shownNumber = 0;
-/** How often somebody has begun to find out who is logged in, or to log in: only the last one counts. */
-let begun = 0;
 /** Whether the view could not be shown, and may be once the server is there again. */
 let hasFailed = false;
 /** Where to go once somebody is logged in. */
@@ -268,19 +267,17 @@ export function announce(text) {
 // -- who is logged in
 
 async function begin() {
-  const number = (begun += 1);
+  const number = shownNumber;
+  /** @type {Session} */
+  let found;
   try {
-    const found = await get("session");
-    if (number !== begun) {
-      return; // somebody logs in by a link meanwhile
-    }
-    session = found;
+    found = await get("session");
   } catch (error) {
-    if (number !== begun) {
-      return;
-    }
     if (!(error instanceof Problem)) {
       throw error;
+    }
+    if (number !== shownNumber) {
+      return; // a link was opened meanwhile
     }
     if (error.status === 401) {
       await showLogin("");
@@ -290,13 +287,16 @@ async function begin() {
     }
     return;
   }
+  if (number !== shownNumber) {
+    return;
+  }
+  session = found;
   live.start();
   await route();
 }
 
 /** @param {string} problem Why, if somebody was logged in. */
 async function showLogin(problem) {
-  begun += 1;
   leave();
   if (!/^#\/?login\b/.test(location.hash)) {
     wanted = location.hash;
@@ -308,7 +308,6 @@ async function showLogin(problem) {
   const root = h("div", { class: "view view-login" });
   replace(byId("main"), root);
   setTitle("Log in");
-  const { mountLogin } = await import("./views/login.js");
   await mountLogin(root, problem, () => {
     history.replaceState(null, "", wanted === "" ? link(START) : wanted);
     wanted = "";

@@ -77,7 +77,7 @@ _VIEWS: tuple[tuple[str, str, bool, int, int], ...] = (
     ("web-closed", "closed", False, 1160, 560),
     ("web-devices", "devices?service=demo", True, 1160, 560),
     ("web-phone", "services", False, 360, 640),
-    ("web-connection", "connections/5", False, 1160, 860),
+    ("web-connection", "connections/5", False, 1160, 660),
 )
 """The pictures of the page: their names, what is shown, whether in the dark, width and height."""
 _COMMANDS: tuple[tuple[str, Sequence[str]], ...] = (

@@ -48,6 +48,8 @@ let columns = null;
 /** @type {{page: Page, thing: string, mounted: Mounted} | null} What is shown. */
 let shown = null;
 let shownNumber = 0;
+/** How often somebody has begun to find out who is logged in, or to log in: only the last one counts. */
+let begun = 0;
 /** Whether the view could not be shown, and may be once the server is there again. */
 let hasFailed = false;
 /** Where to go once somebody is logged in. */
@@ -266,9 +268,17 @@ export function announce(text) {
 // -- who is logged in
 
 async function begin() {
+  const number = (begun += 1);
   try {
-    session = await get("session");
+    const found = await get("session");
+    if (number !== begun) {
+      return; // somebody logs in by a link meanwhile
+    }
+    session = found;
   } catch (error) {
+    if (number !== begun) {
+      return;
+    }
     if (!(error instanceof Problem)) {
       throw error;
     }
@@ -286,6 +296,7 @@ async function begin() {
 
 /** @param {string} problem Why, if somebody was logged in. */
 async function showLogin(problem) {
+  begun += 1;
   leave();
   if (!/^#\/?login\b/.test(location.hash)) {
     wanted = location.hash;

@@ -169,6 +169,11 @@ def _operation(route: Route) -> dict[str, Any]:
             },
         },
     }
+    for status, schema in route.other_schemas.items():
+        made["responses"][str(status)] = {
+            "description": HTTPStatus(status).phrase,
+            "content": {JSON: {"schema": schema}},
+        }
     if in_body and others:
         made["requestBody"] = _body(others)
     if route.role is None:

@@ -89,6 +89,7 @@ class Route:
     :param errors: other statuses of answers, beside those that follow from its role and its
         parameters.
     :param content_type: of the answer.
+    :param other_schemas: of answers with other statuses that are no problem details.
     """
 
     method: Method
@@ -103,3 +104,4 @@ class Route:
     status: int = 200
     errors: tuple[int, ...] = ()
     content_type: str = "application/json"
+    other_schemas: Mapping[int, Mapping[str, Any]] = attrs.field(factory=dict)

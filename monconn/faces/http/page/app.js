@@ -10,6 +10,7 @@ import { notifyProblem } from "./dialogs.js";
 import { drawHeader } from "./header.js";
 import { listenForKeys } from "./keys.js";
 import { live } from "./live.js";
+import { mountLogin } from "./views/login.js";
 
 /**
  * @typedef {import("./types.js").Context} Context
@@ -266,11 +267,17 @@ export function announce(text) {
 // -- who is logged in
 
 async function begin() {
+  const number = shownNumber;
+  /** @type {Session} */
+  let found;
   try {
-    session = await get("session");
+    found = await get("session");
   } catch (error) {
     if (!(error instanceof Problem)) {
       throw error;
+    }
+    if (number !== shownNumber) {
+      return; // a link was opened meanwhile
     }
     if (error.status === 401) {
       await showLogin("");
@@ -280,6 +287,10 @@ async function begin() {
     }
     return;
   }
+  if (number !== shownNumber) {
+    return;
+  }
+  session = found;
   live.start();
   await route();
 }
@@ -297,7 +308,6 @@ async function showLogin(problem) {
   const root = h("div", { class: "view view-login" });
   replace(byId("main"), root);
   setTitle("Log in");
-  const { mountLogin } = await import("./views/login.js");
   await mountLogin(root, problem, () => {
     history.replaceState(null, "", wanted === "" ? link(START) : wanted);
     wanted = "";
@@ -320,7 +330,7 @@ async function logOut() {
 }
 
 // What one tab does, the others do, too: they share the cookie.
-const accounts = "BroadcastChannel" in window ? new BroadcastChannel("monconn-account") : null;
+const accounts = "BroadcastChannel" in window ? new BroadcastChannel(`monconn-account ${location.pathname}`) : null;
 if (accounts !== null) {
   accounts.onmessage = (event) => {
     if (event.data === "logged_out" && session !== null) {

@@ -851,8 +851,10 @@ export function strip({ label, format = (seconds) => `${Math.round(seconds)} s` 
         parts.push(svg("path", { class: "strip-mark", d: `M${at} 0L${at} 20` }, title));
       }
       picture.replaceChildren(...parts);
-      const share = Math.round((100 * (seconds.present ?? 0)) / whole);
-      const texts = [`present ${share} % of ${format(whole)}`];
+      // Of what is not known, nothing is said to be absence.
+      const known = (seconds.present ?? 0) + (seconds.silent ?? 0) + (seconds.absent ?? 0);
+      const share = known > 0 ? Math.round((100 * (seconds.present ?? 0)) / known) : 0;
+      const texts = [known > 0 ? `present ${share} % of ${format(known)}` : "not known"];
       for (const state of /** @type {const} */ (["silent", "absent"])) {
         const total = seconds[state] ?? 0;
         const times = spans.filter((each) => each.state === state).length;

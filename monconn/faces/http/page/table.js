@@ -457,7 +457,10 @@ export class Table {
         return;
       }
       if (rank !== undefined && anchor?.[0] !== undefined && rank !== anchor[0].index) {
-        this.shift(rank - anchor[0].index);
+        const by = rank - anchor[0].index;
+        // What is known moves along, until it is asked for again at its new places.
+        this.rows = new Map([...this.rows].map(([index, each]) => [index + by, each]));
+        this.shift(by);
         this.total = page.total ?? this.total;
         this.draw();
         this.isWanted = true;

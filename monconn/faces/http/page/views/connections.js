@@ -10,6 +10,7 @@ import { formatCount, formatDuration } from "../units.js";
 
 /** A list may be this old: who asks within it shares one. */
 const MAX_AGE_SECONDS = 1;
+const UNREACHABLE_CHARACTERS = 28;
 
 /**
  * @typedef {import("../types.js").Column} Column
@@ -70,7 +71,9 @@ let left = null;
 export default {
   title: "Connections",
   async mount(root, params, context) {
-    const { columns, keys } = await context.columns("connections");
+    const { columns: known, keys } = await context.columns("connections");
+    // "client unreachable for 12.3s" is worth room that is left.
+    const columns = known.map((column) => (column.name === "state" ? { ...column, max_width: UNREACHABLE_CHARACTERS } : column));
     let filter = params.filter ?? "";
     let sort = params.sort ?? "";
     /** Whether the last entry of the browser's history is one of somebody who types. */

@@ -150,8 +150,10 @@ class DeviceView {
   async load() {
     const mine = (this.number += 1);
     const { since, until } = this.wanted();
+    // The server gives the latest rows, and those after the period are left out here.
+    const limit = until === "" ? this.limit : MOST_ROWS;
     try {
-      const story = await get(path("devices", this.name), { service: this.params.service, since, limit: this.limit, max_age: 1 });
+      const story = await get(path("devices", this.name), { service: this.params.service, since, limit, max_age: 1 });
       if (mine !== this.number) {
         return;
       }

@@ -445,7 +445,8 @@ class _Client(Protocol):
 
     def answered(self) -> None:
         """The whole answer is written: wait for the next request, or end."""
-        if self._is_over:  # its connection is closed now
+        if self._is_over:  # the server stops
+            self.transport.loseConnection()
             return
         exchange = self._reader.exchange
         self._reader.finish()
@@ -515,26 +516,31 @@ class _Client(Protocol):
     def leave(self) -> None:
         """Make room: what the kernel has of an answer is still delivered, what it lacks is not."""
         if self._has_all() and len(self.factory.leaving) < MOST_LEAVING:
-            self._finish()
+            self._begin_to_leave()
+            self.transport.loseConnection()
         else:
             self.abort()
 
     def close(self) -> None:
         """The server stops: what is written of an answer, or is being written, is still sent."""
-        if self._has_all() or self._phase is _Phase.ANSWERED:
-            self._finish()
+        if self._has_all():
+            self._begin_to_leave()
+            self.transport.loseConnection()
+        elif self._phase is _Phase.ANSWERED:
+            # Not closed yet: Twisted's TLS then drops what it has gathered for its next turn, once
+            # the last piece is written.
+            self._begin_to_leave()
         else:
             self.abort()
 
     def _has_all(self) -> bool:
         return self._phase is _Phase.ENDING or (self._phase is _Phase.REQUESTING and self._is_idle)
 
-    def _finish(self) -> None:
-        """Disconnect once what is to be sent is sent, or after a while."""
+    def _begin_to_leave(self) -> None:
+        """Serve it no more; it has some time to take what is to be sent."""
         self._forget()
         self.factory.leaving.add(self)
         self._deadline = self.factory.clock.callLater(LINGER_SECONDS, self.abort)
-        self.transport.loseConnection()
 
     def abort(self) -> None:
         """Disconnect at once."""

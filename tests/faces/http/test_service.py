@@ -137,14 +137,22 @@ def test_it_listens_for_other_machines_only_with_a_certificate(
 # -- health
 
 
+@pytest.mark.parametrize("is_tls", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_a_stop_ends_streams_in_order(world: World) -> None:
-    port = start(world)
+async def test_a_stop_ends_streams_in_order(
+    world: World, certificate: Certificate, is_tls: bool
+) -> None:
+    port = start(world, **({"tls": tls_of(certificate)} if is_tls else {}))
     headers = await token_of(world, "operate")
     begun: list[bytes] = []
 
     def read(path: str) -> int:
         client = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_SECONDS)
+        if is_tls:
+            context = context_of(certificate)
+            client = http.client.HTTPSConnection(
+                "127.0.0.1", port, timeout=HANG_SECONDS, context=context
+            )
         with contextlib.closing(client):
             client.request("GET", path, headers=headers)
             response = client.getresponse()

@@ -804,8 +804,8 @@ def test_a_stop_sends_the_ends_of_streams_and_answers(world: World) -> None:
     world.factory.close().addCallback(left.append)
     assert half.how_closed == "aborted"
     for client in (watching, reading, idle):
-        assert client.how_closed == "closed"
         client.read_all()
+        assert client.how_closed == "closed"
     assert watching.written.endswith(b"3\r\none\r\n0\r\n\r\n")
     assert len(body_of(reading)) == 200_000
     for client in (watching, reading, idle):

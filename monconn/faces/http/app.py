@@ -28,7 +28,7 @@ from monconn.faces.http.problems import ArgumentFault, Problem, bad_arguments, p
 from monconn.faces.http.routes import Call, Route
 from monconn.faces.http.shared import Shared
 from monconn.log import Logger
-from monconn.net.http.messages import Answer, Request, Response
+from monconn.net.http.messages import JSON, Answer, Request, Response
 from monconn.ops.operations import Operations
 
 _MOST_ARGUMENTS = 50
@@ -147,7 +147,7 @@ class HttpApp:
     def _describe(self, call: Call) -> Response:
         if not self._description:  # made once
             self._description = encode(describe(self.routes, self._guard.cookie_name))
-        return Response(200, self._description, "application/json")
+        return Response(200, self._description, JSON)
 
     def close(self) -> None:
         """Hold nothing any more."""

@@ -233,6 +233,10 @@ def read_arguments(route: Route, segments: Mapping[str, str], request: Request) 
     known = {each.name: each for each in route.parameters}
     elsewhere = [each for each in known if each not in segments]
     in_body = route.method == "POST"
+    if request.body and not in_body:  # in which somebody may have said dry_run
+        raise Problem(
+            400, f"a {request.method} has no body: arguments are in the query", "bad-body"
+        )
     for name, value in _body(request) if in_body else ():
         if name not in elsewhere:
             faults.append(_unknown(name, elsewhere))

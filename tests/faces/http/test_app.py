@@ -247,6 +247,15 @@ def test_a_body_must_be_an_object(api: Api, body: bytes) -> None:
     assert reply.json["type"] == "urn:monconn:problem:bad-body"
 
 
+def test_only_a_post_has_a_body(api: Api) -> None:
+    api.ask("POST", "/api/v1/blocks", {"network": "192.0.2.0/24"})
+    refused = api.ask("DELETE", "/api/v1/blocks/192.0.2.0%2F24", {"dry_run": True})
+    assert refused.status == 400
+    assert "in the query" in refused.json["detail"]
+    assert len(api.get("/api/v1/blocks")["rows"]) == 1
+    assert api.ask("GET", "/api/v1/blocks", {"service": "web"}).status == 400
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [

@@ -202,4 +202,3 @@ function namedList(names) {
     more > 0 ? h("li", { class: "muted" }, `and ${formatCount(more)} more`) : null,
   );
 }
-

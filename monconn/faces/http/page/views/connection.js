@@ -1,7 +1,7 @@
 /** One connection: how it goes, which side is slow, what is said, and why it ended. */
 import { blockClients, closeConnections } from "../actions.js";
 import { Problem, get, path } from "../api.js";
-import { lineChart } from "../charts.js";
+import { lineChart } from "../charts/lines.js";
 import { ByteView } from "../connection/bytes.js";
 import { drawExplanation, explain } from "../connection/explanation.js";
 import { drawLife } from "../connection/life.js";

@@ -1,12 +1,12 @@
 /** The connections that have closed lately, with their reasons, and the reasons over time. */
 import { Problem, get } from "../api.js";
 import { stackedBars } from "../charts/bars.js";
-import { chooseColumns, chosenColumns } from "../columns.js";
+import { chooseColumns, chosenColumns } from "../table/choice.js";
 import { BUCKET_SECONDS, REASON_SERIES, TickReasons } from "../connection/reasons.js";
 import { notifyProblem } from "../dialogs.js";
 import { h, replace, setText } from "../dom.js";
 import { FilterField } from "../filter.js";
-import { Table } from "../table.js";
+import { Table } from "../table/table.js";
 import { formatCount } from "../units.js";
 
 /**

@@ -6,7 +6,7 @@ import { timeline } from "../charts/timeline.js";
 import { confirmAction, notify, notifyProblem } from "../dialogs.js";
 import { h, replace } from "../dom.js";
 import { periodPicker, servicePicker, usualPeriod } from "../pickers.js";
-import { PlainTable } from "../plaintable.js";
+import { PlainTable } from "../table/plain.js";
 import { getPresence, shareText, stripOf } from "../presence.js";
 import { asDate, formatBytes, formatCount, formatDuration, formatTime } from "../units.js";
 import { alarmTags, noDevices, stripKey } from "./devices.js";

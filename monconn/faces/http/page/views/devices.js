@@ -4,7 +4,7 @@ import { strip } from "../charts/strip.js";
 import { h, replace } from "../dom.js";
 import { FilterField } from "../filter.js";
 import { notConfigured, periodPicker, problemOfFilter, serviceChoices, servicePicker, usualPeriod } from "../pickers.js";
-import { PlainTable } from "../plaintable.js";
+import { PlainTable } from "../table/plain.js";
 import { getPresence, keyOf, stripOf } from "../presence.js";
 import { formatCount } from "../units.js";
 

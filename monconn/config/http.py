@@ -20,7 +20,7 @@ USUAL_HTTP = "127.0.0.1:9180"
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.ASCII)
 _ORIGIN = re.compile(r"(https?)://([a-z0-9._-]{1,253}|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
 _USUAL_PORTS = {"http": ":80", "https": ":443"}
-_ON_THIS_MACHINE = "must be on this machine (127.0.0.1:PORT, [::1]:PORT or unix:PATH)"
+ON_THIS_MACHINE = "must be on this machine (127.0.0.1:PORT, [::1]:PORT or unix:PATH)"
 _HTTP_TLS = "tls: {certificate: FILE, key: FILE}: tokens could be read on the way"
 
 
@@ -100,13 +100,18 @@ class HttpConfig:
     metrics: Flag = False
     """Whether ``/metrics`` is served, too."""
 
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody on the way can read along."""
+        listen = self.listen
+        return self.tls is not None or isinstance(listen, UnixAddress) or is_loopback(listen.host)
+
 
 def _read_http(node: Node) -> HttpConfig:
     http = fields.structure(node, HttpConfig)
-    if isinstance(http.listen, TcpAddress):
-        if http.tls is None and not is_loopback(http.listen.host):
-            raise Wrong((("listen",), f"{_ON_THIS_MACHINE}, or have {_HTTP_TLS}"))
-    elif http.tls is not None:
+    if not http.is_private:
+        raise Wrong((("listen",), f"{ON_THIS_MACHINE}, or have {_HTTP_TLS}"))
+    if http.tls is not None and isinstance(http.listen, UnixAddress):
         raise Wrong((("tls",), "is for HOST:PORT: a UNIX socket is on this machine"))
     return http
 
@@ -117,12 +122,10 @@ def http_at(address: str) -> HttpConfig:
     :raises AddressError: it is none.
     """
     listen = parse_listen(address)
-    if isinstance(listen, UnixAddress):
-        return HttpConfig(listen)
-    if isinstance(listen, TcpAddress) and is_loopback(listen.host):
-        return HttpConfig(listen)
+    if isinstance(listen, TcpAddress | UnixAddress) and (http := HttpConfig(listen)).is_private:
+        return http
     raise AddressError(
-        f"{quoted(address)} {_ON_THIS_MACHINE}; a configuration's file may have {_HTTP_TLS}"
+        f"{quoted(address)} {ON_THIS_MACHINE}; a configuration's file may have {_HTTP_TLS}"
     )
 
 

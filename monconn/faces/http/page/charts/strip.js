@@ -18,8 +18,8 @@ import { patternId, patternShape } from "./series.js";
 
 /**
  * When something was there, over a period: full height where it was present, half of it, hatched,
- * where it was connected and silent, a thin line where it was absent, and nothing where that is not
- * known. Marks stand for alarms.
+ * where it was connected and silent, a thin line where it was absent, and a dashed box where that is
+ * not known. Marks stand for alarms.
  *
  * @param {object} options
  * @param {string} options.label such as the name of the device
@@ -37,7 +37,7 @@ export function strip({ label }) {
   });
   const element = h("span", { class: "strip" }, picture);
   const words = { present: "present", silent: "silent", absent: "absent", unknown: "not known" };
-  const tops = { present: 2, silent: 10, absent: 17, unknown: 20 };
+  const tops = { present: 2, silent: 10, absent: 17, unknown: 3 };
   return {
     element,
     update({ since, until, spans, marks = [] }) {
@@ -53,7 +53,6 @@ export function strip({ label }) {
         const to = Math.min(span.to, until);
         if (to <= from) continue;
         seconds[span.state] = (seconds[span.state] ?? 0) + to - from;
-        if (span.state === "unknown") continue;
         const y = tops[span.state];
         const shape = { x: x(from), y, width: Math.max(x(to) - x(from), 0.7), height: 19 - y };
         const more = span.text ? `: ${span.text}` : "";

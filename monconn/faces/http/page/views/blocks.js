@@ -191,6 +191,7 @@ async function mount(root, params, context) {
     unmount() {
       off();
       number += 1;
+      filter.destroy();
       table.destroy();
     },
     update,

@@ -316,7 +316,7 @@ class ConnectionView {
   drawFacts(row) {
     const facts = Object.entries(row.facts ?? {});
     if (facts.length === 0) {
-      replace(this.facts, h("dd", { class: "muted" }, "Nothing is known from its bytes, and nobody has set any."));
+      replace(this.facts, h("dt", null, "none"), h("dd", { class: "muted" }, "Nothing is known from its bytes, and nobody has set any."));
       return;
     }
     const { link } = this.context;

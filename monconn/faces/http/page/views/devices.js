@@ -299,6 +299,7 @@ class DevicesView {
     this.number += 1;
     this.off();
     this.offAlarm();
+    this.filter.destroy();
     this.table.destroy();
     for (const chart of this.strips.values()) {
       chart.remove();

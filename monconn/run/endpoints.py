@@ -28,7 +28,8 @@ from monconn.addresses import (
     refuse_proxy_headers,
 )
 from monconn.clock import Clock, MonotonicClock
-from monconn.config.sections import USUAL_DEVICES, ControlConfig, HttpConfig, http_at
+from monconn.config.http import HttpConfig, http_at
+from monconn.config.sections import USUAL_DEVICES, ControlConfig
 from monconn.errors import AddressError, DuplicateService, MonconnError, quoted
 from monconn.monitor.monitor import Monitor
 from monconn.policy.policy import OLDER_NAMES, SETTINGS, Policy

@@ -34,7 +34,8 @@ from zope.interface import implementer
 
 import monconn
 from monconn.addresses import TcpAddress, UnixAddress
-from monconn.config.sections import ControlConfig, HttpConfig
+from monconn.config.http import HttpConfig
+from monconn.config.sections import ControlConfig
 from monconn.faces.control.client import Client
 from monconn.policy.sides import Keepalive
 from monconn.policy.timeouts import Timeouts

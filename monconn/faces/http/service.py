@@ -16,7 +16,7 @@ from zope.interface import implementer
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.background import ThreadReactor, run_in_thread
 from monconn.clock import Clock
-from monconn.config.sections import ON_THIS_MACHINE, HttpConfig, HttpTlsConfig
+from monconn.config.http import ON_THIS_MACHINE, HttpConfig, HttpTlsConfig
 from monconn.errors import ListenError, Remark
 from monconn.faces.http.app import ROUTES, HttpApp
 from monconn.faces.http.guard import MOST_WAITING, SECURITY_HEADERS, Guard

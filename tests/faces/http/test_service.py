@@ -22,7 +22,7 @@ from twisted.internet.threads import deferToThread
 
 from monconn.addresses import TcpAddress
 from monconn.clock import MonotonicClock
-from monconn.config.sections import HttpConfig, http_at
+from monconn.config.http import HttpConfig, http_at
 from monconn.errors import ConfigError, ListenError
 from monconn.faces.http.page_files import PageFiles
 from monconn.faces.http.problems import Problem

@@ -49,7 +49,7 @@ let columns = null;
 /** @type {{page: Page, thing: string, mounted: Mounted} | null} What is shown. */
 let shown = null;
 let shownNumber = 0;
-/** Whether the view could not be shown, and may be once the server is there again. */
+/** Whether the view could not be shown, and may be with the next tick. */
 let hasFailed = false;
 /** Where to go once somebody is logged in. */
 let wanted = "";
@@ -162,7 +162,15 @@ async function route() {
   const { page, params, thing } = found;
   if (shown !== null && shown.page === page && shown.thing === thing) {
     if (typeof shown.mounted !== "function" && shown.mounted.update !== undefined) {
-      shown.mounted.update(params);
+      const number = shownNumber;
+      try {
+        await shown.mounted.update(params);
+      } catch (error) {
+        if (number === shownNumber) {
+          leave();
+          cannotShow(error);
+        }
+      }
       return;
     }
   }
@@ -170,8 +178,7 @@ async function route() {
   const number = shownNumber;
   const root = h("div", { class: `view view-${page.name}` });
   try {
-    const module = await import(`./views/${page.name}.js`);
-    const view = /** @type {View} */ (module.default);
+    const view = await viewOf(page);
     if (number !== shownNumber) {
       return;
     }
@@ -190,15 +197,45 @@ async function route() {
       unmount(mounted); // somebody was faster
     }
   } catch (error) {
-    if (number !== shownNumber) {
-      return;
+    if (number === shownNumber) {
+      cannotShow(error);
     }
-    hasFailed = true;
-    const text = error instanceof Error ? error.message : String(error);
-    replace(byId("main"), h("h1", null, "This view cannot be shown"), h("p", null, text));
-    if (!(error instanceof Problem) && live.state.state === "live") {
-      throw error;
+  }
+}
+
+/**
+ * @param {Page} page
+ * @returns {Promise<View>}
+ * @throws {Problem} If its script does not come.
+ */
+async function viewOf(page) {
+  try {
+    return (await import(`./views/${page.name}.js`)).default;
+  } catch (error) {
+    if (error instanceof TypeError && /import/.test(error.message)) {
+      throw new Problem(0, "The script of this view cannot be loaded", "");
     }
+    throw error;
+  }
+}
+
+/**
+ * Say so in the place of the view, and try again if it may be another time.
+ *
+ * @param {unknown} error
+ */
+function cannotShow(error) {
+  const isPassing = error instanceof Problem && (error.isGone || error.status === 429 || error.status >= 500);
+  hasFailed = isPassing;
+  const text = error instanceof Error ? error.message : String(error);
+  replace(
+    byId("main"),
+    h("h1", null, "This view cannot be shown"),
+    h("p", null, text),
+    isPassing ? h("p", { class: "muted" }, "This page tries again by itself.") : null,
+  );
+  if (!(error instanceof Problem)) {
+    throw error; // a mistake of the page
   }
 }
 
@@ -374,8 +411,10 @@ live.on("hello", async (hello) => {
   }
 });
 
-live.on("state", (state) => {
-  if (state.state === "live" && hasFailed) {
+// A call may fail, though the stream goes on: so each tick is a reason to try again, and not only
+// that the server is back.
+live.on("tick", () => {
+  if (hasFailed) {
     void route();
   }
 });

@@ -213,7 +213,7 @@ export class Live {
   /** An `EventSource` does not say why it failed: a plain call does. */
   async retry() {
     try {
-      await get("session");
+      await get("session", {}, { milliseconds: SILENT_MILLISECONDS });
     } catch (error) {
       if (!(error instanceof Problem)) {
         throw error;

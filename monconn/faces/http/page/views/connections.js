@@ -1,11 +1,12 @@
 /** The live connections: filter, order, selection, and what is done with the selected ones. */
 import { blockClients, closeConnections, closeMatching, counted } from "../actions.js";
 import { Problem, get } from "../api.js";
-import { chooseColumns, chosenColumns } from "../columns.js";
+import { chooseColumns, chosenColumns } from "../table/choice.js";
 import { notifyProblem } from "../dialogs.js";
 import { h, replace, setText } from "../dom.js";
 import { FilterField } from "../filter.js";
-import { Table, cellValue } from "../table.js";
+import { cellValue } from "../table/columns.js";
+import { Table } from "../table/table.js";
 import { formatCount, formatDuration } from "../units.js";
 
 /** A list may be this old: who asks within it shares one. */

@@ -45,11 +45,11 @@ DOCS = Path(__file__).resolve().parent
 PICTURES = DOCS / "pictures"
 MONCONN = Path(sys.executable).with_name("monconn")
 START_SECONDS = 15.0
-SHOW_SECONDS = 6.0
+SHOW_SECONDS, LONG_SECONDS = 6.0, 40.0
 WATCH_SECONDS = 25.0
 """How long the demo is watched: its devices vanish, crash and storm by then."""
 COLUMNS, LINES = 80, 24
-DEMO_COLUMNS, DEMO_LINES = 100, 40
+DEMO_COLUMNS, DEMO_LINES = 100, 46
 """Of the picture of what the demo writes: its lines are those of a log."""
 _FONTS = "DejaVu Sans Mono, Menlo, Consolas, ui-monospace, monospace"
 _THEME = TerminalTheme(
@@ -67,17 +67,17 @@ _THEME = TerminalTheme(
     ],
 )
 """The colours of :data:`monconn.faces.tui.theme.DARK`, for what a terminal shows."""
-PAGE_SECONDS = 120.0
+PAGE_SECONDS = 180.0
 """How long the demo has run before the page is shown: its charts have something to show by then."""
 _MOST_BYTES = 120_000
 """Of a picture of the page."""
 _VIEWS: tuple[tuple[str, str, bool, int, int], ...] = (
-    ("web-services", "services", False, 1000, 470),
-    ("web-connections", "connections", True, 1000, 480),
-    ("web-connection", "connections/5", False, 1000, 680),
-    ("web-closed", "closed", False, 1000, 580),
-    ("web-devices", "devices", True, 1000, 540),
-    ("web-phone", "connections", False, 360, 640),
+    ("web-services", "services", False, 1160, 440),
+    ("web-connections", "connections", True, 1160, 480),
+    ("web-closed", "closed", False, 1160, 560),
+    ("web-devices", "devices?service=demo", True, 1160, 560),
+    ("web-phone", "services", False, 360, 640),
+    ("web-connection", "connections/5", False, 1160, 660),
 )
 """The pictures of the page: their names, what is shown, whether in the dark, width and height."""
 _COMMANDS: tuple[tuple[str, Sequence[str]], ...] = (
@@ -125,8 +125,7 @@ def _make_all() -> dict[Path, bytes]:
                 raise PictureError(f"monconn {' '.join(arguments)} lists nothing: {text!r}")
             made[PICTURES / f"{name}.svg"] = _terminal(text, f"$ monconn {' '.join(arguments)}")
         made[DOCS / "demo.svg"] = _terminal(_first_lines(output), "$ monconn demo", DEMO_COLUMNS)
-        time.sleep(max(0.0, began + PAGE_SECONDS - time.monotonic()))
-        pages = _page_pictures(_link(output))
+        pages = _page_pictures(_link(output), began + PAGE_SECONDS)
     return {path: svg.encode() for path, svg in made.items()} | pages
 
 
@@ -222,7 +221,8 @@ def _link(output: bytearray) -> str:
     return found[0].decode()
 
 
-def _page_pictures(link: str) -> dict[Path, bytes]:
+def _page_pictures(link: str, begin: float) -> dict[Path, bytes]:
+    """Those of the page, which is open until then: its charts begin when it is opened."""
     chromium = shutil.which("chromium")
     if chromium is None:
         raise PictureError("the page needs a browser: apt install chromium")
@@ -233,6 +233,7 @@ def _page_pictures(link: str) -> dict[Path, bytes]:
         page = browser.new_page(reduced_motion="reduce")
         page.goto(link)
         page.wait_for_selector(".view-services")
+        page.wait_for_timeout(max(0.0, begin - time.monotonic()) * 1000)
         for name, place, is_dark, width, height in _VIEWS:
             picture = _picture_of(page, place, is_dark, width, height)
             made[PICTURES / f"{name}.png"] = picture
@@ -247,7 +248,10 @@ def _picture_of(page: Page, place: str, is_dark: bool, width: int, height: int) 
     page.emulate_media(color_scheme="dark" if is_dark else "light", reduced_motion="reduce")
     page.set_viewport_size({"width": width, "height": height})
     page.evaluate("place => { location.hash = place }", f"#/{place}")
-    page.wait_for_timeout(SHOW_SECONDS * 1000)  # for rates, which are the difference of two answers
+    # For rates, which are the difference of two answers, and for a chart of one connection.
+    seconds = LONG_SECONDS if place.startswith("connections/") else SHOW_SECONDS
+    page.wait_for_timeout(seconds * 1000)
+    page.evaluate("document.getElementById('notices').style.display = 'none'")
     return page.screenshot()
 
 

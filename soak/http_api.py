@@ -189,7 +189,6 @@ def main() -> int:
                     f"{url}/openapi.json",
                     f"--header=Authorization: Bearer {token}",
                     f"--exclude-path-regex={STREAMS}",
-                    # The token would end the session that it has not.
                     f"--max-examples={options.examples}",
                     f"--max-response-time={ANSWER_SECONDS}",
                     "--request-timeout=30",

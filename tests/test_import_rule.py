@@ -24,7 +24,7 @@ LOWEST_ROWS = (
 LOWEST = set[str]().union(*LOWEST_ROWS)
 CORE = LOWEST | {"model", "policy", "decode", "monitor"}
 SIDE_BY_SIDE = {"relay", "sinks", "devices"}  # none imports another
-BELOW_OPS = CORE | {"config", "net", "net.tls", "net.http", "access", *SIDE_BY_SIDE}
+BELOW_OPS = CORE | {"config", "net", "net.tls", *SIDE_BY_SIDE}
 # What both ends of a connection need:
 ROWS = {
     "ops.columns",
@@ -168,9 +168,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faces.control.service": BELOW_FACES
     | {"faces.control.server", "faces.control.peers", "faces.control.place"},
     "faces.manhole": BELOW_FACES,
-    "faces.http": BELOW_FACES,
+    "faces.http": BELOW_FACES | {"net.http", "access"},
     "faces.tui": LOWEST | CLIENT | ROWS,
-    "run": BELOW_FACES | SERVERS | {"wrapping", "monconn"},
+    "run": BELOW_FACES | SERVERS | {"access", "faces.control.place", "wrapping", "monconn"},
     "faces.cli": BELOW_FACES | SERVERS | CLIENT | {"run", "faces.tui", "wrapping", "monconn"},
 }
 

@@ -148,7 +148,7 @@ def files_of_the_page() -> set[str]:
 
 def test_wheel_holds_the_page(names: list[str]) -> None:
     page = "monconn/faces/http/page"
-    assert {f"{page}/{name}" for name in ("index.html", "style.css", "app.js")} <= set(names)
+    assert {f"{page}/{name}" for name in ("index.html", "style/base.css", "app.js")} <= set(names)
     assert any(name.startswith(f"{page}/views/") for name in names)
 
 

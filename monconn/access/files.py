@@ -14,7 +14,7 @@ import attrs
 
 from monconn.access.sessions import SessionKeys, decode_keys
 from monconn.access.tokens import MOST_BYTES, Tokens, parse_tokens
-from monconn.config.sections import HttpConfig
+from monconn.config.http import HttpConfig
 from monconn.errors import FileError, Remark, os_error_text
 from monconn.files import (
     explained,

@@ -23,6 +23,7 @@ from monconn.addresses import (
 from monconn.config import address_fields, fields
 from monconn.config import yaml as yamlmap
 from monconn.config.fields import Wrong
+from monconn.config.http import Http, http_at
 from monconn.config.include import KEY as INCLUDE
 from monconn.config.include import Stamp, is_included, read_tree
 from monconn.config.listeners import clashes, cycles, taken_by_others
@@ -35,7 +36,6 @@ from monconn.config.sections import (
     Control,
     Devices,
     History,
-    Http,
     JsonLog,
     Manhole,
     Metrics,
@@ -43,7 +43,6 @@ from monconn.config.sections import (
     State,
     StateConfig,
     as_controls,
-    http_at,
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted

@@ -5,22 +5,21 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import attrs
 
-from monconn.addresses import TcpAddress, UnixAddress, is_loopback, parse_listen
+from monconn.addresses import TcpAddress, UnixAddress, is_loopback
 from monconn.config import address_fields, fields
 from monconn.config.fields import Wrong
 from monconn.config.yaml import Node, Scalar, Sequence, plain
-from monconn.errors import AddressError, quoted
+from monconn.errors import quoted
 from monconn.model.alarms import DEVICE_ALARM_KINDS
 from monconn.model.reasons import REASONS
 from monconn.policy.devices import USUAL_IDENTITY, Names
 from monconn.policy.kinds import Count, Flag, PositiveSeconds, Seconds
-from monconn.policy.tls import BackendTls, ListenTls
+from monconn.policy.tls import BackendTls
 from monconn.roles import Role
 from monconn.units import size_text
 
@@ -172,120 +171,6 @@ class MetricsConfig:
 
     listen: Annotated[TcpAddress | UnixAddress, address_fields.read_plain_listen]
     """The address at which ``/metrics`` is served."""
-
-
-USUAL_HTTP = "127.0.0.1:9180"
-
-
-@attrs.frozen
-class HttpTlsConfig:
-    """The certificate of the HTTP API; the files are in PEM."""
-
-    certificate: fields.FilePath
-    key: fields.FilePath
-
-
-def _read_http_tls(node: Node) -> HttpTlsConfig:
-    tls = fields.structure(node, HttpTlsConfig)
-    if faults := address_fields.tls_faults(ListenTls(tls.certificate, tls.key)):
-        raise Wrong(*faults)
-    return tls
-
-
-_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.ASCII)
-_ORIGIN = re.compile(r"(https?)://([a-z0-9._-]{1,253}|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
-_USUAL_PORTS = {"http": ":80", "https": ":443"}
-
-
-def _read_hosts(node: Node) -> tuple[str, ...]:
-    if not isinstance(node, Sequence) or not node.nodes:
-        raise Wrong.here("must be a list of host names, such as [monconn.example.org]")
-    return _read_each(node, _read_host)
-
-
-def _read_host(node: Node) -> str:
-    host = fields.read_text(node).lower().removesuffix(".")
-    if _HOST.fullmatch(host) is None:
-        text = "must be the name of a host, such as monconn.example.org, without a port"
-        raise Wrong.here(f"{quoted(host)} {text}: every port is meant")
-    return host
-
-
-def _read_origins(node: Node) -> tuple[str, ...]:
-    if not isinstance(node, Sequence) or not node.nodes:
-        raise Wrong.here("must be a list of origins, such as [https://tools.example.org]")
-    return _read_each(node, _read_origin)
-
-
-def _read_origin(node: Node) -> str:
-    """An origin as a browser writes it (RFC 6454, 6.2)."""
-    text = fields.read_text(node)
-    found = _ORIGIN.fullmatch(text.lower().removesuffix("/"))
-    if found is None:
-        text = f"{quoted(text)} must be an origin, such as https://tools.example.org"
-        raise Wrong.here(f"{text}: each is written out, and there is no wildcard")
-    scheme, host, port = found.groups(default="")
-    return f"{scheme}://{host}{'' if port == _USUAL_PORTS[scheme] else port}"
-
-
-def _read_each(node: Sequence, read: Callable[[Node], str]) -> tuple[str, ...]:
-    """The values of a list, with the problems of all."""
-    values, found = [], []
-    for index, each in enumerate(node.nodes):
-        try:
-            values.append(read(each))
-        except Wrong as wrong:
-            found += [((index, *path), message) for path, message in wrong.found]
-    if found:
-        raise Wrong(*found)
-    return tuple(values)
-
-
-@attrs.frozen
-class HttpConfig:
-    """The HTTP API, and the page for browsers."""
-
-    listen: Annotated[TcpAddress | UnixAddress, address_fields.read_plain_listen]
-    """The address; without ``tls`` on this machine only."""
-    tls: Annotated[HttpTlsConfig | None, _read_http_tls] = None
-    """The certificate, for HTTPS."""
-    tokens: Annotated[str | None, fields.read_path] = None
-    """The file with the tokens; None for one in the user's state folder."""
-    hosts: Annotated[tuple[str, ...], _read_hosts] = ()
-    """Names, beside those of this machine, by which it is reached: others are refused."""
-    allow_origins: Annotated[tuple[str, ...], _read_origins] = ()
-    """Origins of pages elsewhere that may read answers (CORS)."""
-    metrics: Flag = False
-    """Whether ``/metrics`` is served, too."""
-
-
-def _read_http(node: Node) -> HttpConfig:
-    http = fields.structure(node, HttpConfig)
-    if isinstance(http.listen, TcpAddress):
-        if http.tls is None and not is_loopback(http.listen.host):
-            raise Wrong((("listen",), f"{_ON_THIS_MACHINE}, or have {_HTTP_TLS}"))
-    elif http.tls is not None:
-        raise Wrong((("tls",), "is for HOST:PORT: a UNIX socket is on this machine"))
-    return http
-
-
-_ON_THIS_MACHINE = "must be on this machine (127.0.0.1:PORT, [::1]:PORT or unix:PATH)"
-_HTTP_TLS = "tls: {certificate: FILE, key: FILE}: tokens could be read on the way"
-
-
-def http_at(address: str) -> HttpConfig:
-    """The HTTP API at an address on this machine.
-
-    :raises AddressError: it is none.
-    """
-    listen = parse_listen(address)
-    if isinstance(listen, UnixAddress):
-        return HttpConfig(listen)
-    if isinstance(listen, TcpAddress) and is_loopback(listen.host):
-        return HttpConfig(listen)
-    raise AddressError(
-        f"{quoted(address)} {_ON_THIS_MACHINE}; a configuration's file may have {_HTTP_TLS}"
-    )
 
 
 @attrs.frozen
@@ -586,7 +471,6 @@ Control = Annotated[tuple[ControlConfig, ...], _read_control]
 Manhole = Annotated[ManholeConfig | None, _read_manhole]
 JsonLog = Annotated[JsonLogConfig | None, lambda node: fields.structure(node, JsonLogConfig)]
 Metrics = Annotated[MetricsConfig | None, lambda node: fields.structure(node, MetricsConfig)]
-Http = Annotated[HttpConfig | None, _read_http]
 History = Annotated[HistoryConfig | None, lambda node: fields.structure(node, HistoryConfig)]
 Capture = Annotated[CaptureConfig | None, _read_capture]
 State = Annotated[StateConfig | None, _read_state]

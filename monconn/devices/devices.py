@@ -13,6 +13,7 @@ import attrs
 from monconn.addresses import Network, address_text, name_of_text, network_of
 from monconn.clock import Clock
 from monconn.config.sections import DevicesConfig
+from monconn.devices.alarms import DeviceAlarms, count_text
 from monconn.devices.backends import BackendWatch
 from monconn.devices.heartbeat import (
     ADDRESSES_RETAINED,
@@ -26,12 +27,11 @@ from monconn.devices.heartbeat import (
     Device,
     Rivals,
     two_at_once,
-    typical_seconds,
 )
 from monconn.devices.identity import AddressNames, DeviceIdentity, is_within
 from monconn.devices.outages import Outages
 from monconn.devices.users import AddressUsers
-from monconn.model.alarms import Alarm, AlarmKind
+from monconn.model.alarms import Alarm
 from monconn.model.devices import StoredDevice
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import DeadlineWheel
@@ -48,8 +48,6 @@ MOST_PENDING = 1_000
 """Connections that may wait to be counted."""
 COUNTED_AT_ONCE = 200
 """How many are counted when there are more, as everybody else waits meanwhile: 3 ms."""
-ALARMS_RETAINED = 1_000
-"""Alarms of one service that are remembered after they are over."""
 MOST_UNSCHEDULED = 100
 """Devices that may wait to be scheduled while others are counted."""
 
@@ -95,9 +93,7 @@ class Devices(Observer):
         self._configure_outages()
         self._unscheduled: set[Device] = set()  # of those counted: each once, however often
         self._refused: deque[ConnectionRecord] = deque(maxlen=MOST_PENDING)
-        self._alarmed: dict[Device, None] = {}  # those with an alarm that is active
-        self.alarms: deque[Alarm] = deque(maxlen=ALARMS_RETAINED)
-        """The last alarms that began or ended."""
+        self._alarms = DeviceAlarms(monitor, self._outages, self.given_name, self._note_alarm)
         self._changed: dict[Device, None] | None = None  # since it was stored; None: none is
         self._deleted: dict[str, None] = {}  # those forgotten that are stored
         self.may_store = False
@@ -116,6 +112,11 @@ class Devices(Observer):
         """Follow another section ``devices``: with the next poll, in steps."""
         self._usual = config
         self._is_configured = True
+
+    @property
+    def alarms(self) -> deque[Alarm]:
+        """The last alarms that began or ended."""
+        return self._alarms.last
 
     def __len__(self) -> int:
         self.catch_up()
@@ -252,9 +253,9 @@ class Devices(Observer):
             self._changed[device] = None
         if device.is_away_too_long:
             away = format_duration(record.opened - device.left)
-            self._end_silence(device, f"came back after {away}")
+            self._alarms.end_silence(device, f"came back after {away}")
         if storm_begins:
-            self._begin_storm(device, word)
+            self._alarms.begin_storm(device, word)
         if len(self._connected) + len(self._away) > self._config.kept:
             self._drop_oldest()
         return device
@@ -309,9 +310,9 @@ class Devices(Observer):
             self._changed[device] = None
         self._deadlines.cancel(device)
         if device.is_silent:
-            self._end_silence(device, f"is back, and calls itself {name}")
+            self._alarms.end_silence(device, f"is back, and calls itself {name}")
         if device.is_storm:
-            self._end_storm(device, f"is back, and calls itself {name}")
+            self._alarms.end_storm(device, f"is back, and calls itself {name}")
 
     def _last_chance(self, record: ConnectionRecord, device: Device) -> Device:
         """Find the device of a connection that has closed and is counted for its address so far.
@@ -363,7 +364,7 @@ class Devices(Observer):
         storm_begins = device.failed is not None and device.attempt(record.opened, self._config)
         device.failed = record.refusal
         if storm_begins:
-            self._begin_storm(device, record.refusal)
+            self._alarms.begin_storm(device, record.refusal)
 
     def _count_closed(self, record: ConnectionRecord, device: Device) -> None:
         self._named.pop(record, None)
@@ -377,7 +378,7 @@ class Devices(Observer):
             rival = device.rivals.note_closed(record)
             if rival is not None and not device.is_duplicate and not self._monitor.stopping:
                 ousted = device.rivals.ousted
-                self._begin_duplicate(
+                self._alarms.begin_duplicate(
                     device,
                     f"{len(ousted)} connections within {format_duration(ousted[-1] - ousted[0])}"
                     " were taken over while their client was still there: the last one from"
@@ -394,9 +395,9 @@ class Devices(Observer):
             self._changed[device] = None
         if device.is_silent:
             if silence is not None:
-                self._end_silence(device, _spoke_after(silence))
+                self._alarms.end_silence(device, _spoke_after(silence))
             elif device.signed_off() and not self._monitor.stopping:
-                self._end_silence(device, f"its connection has ended: {record.reason}")
+                self._alarms.end_silence(device, f"its connection has ended: {record.reason}")
 
     def _drop_oldest(self) -> None:
         """Drop the device seen longest ago, one without a connection if there is any."""
@@ -420,12 +421,7 @@ class Devices(Observer):
             if device.is_stored:
                 self._deleted[device.name] = None
                 self.has_urgent = self.has_urgent or device.alarms is not None
-        if device.is_silent:
-            self._end_silence(device, why)
-        if device.is_storm:
-            self._end_storm(device, why)
-        if device.is_duplicate:
-            self._end_duplicate(device, why)
+        self._alarms.end_those_of(device, why)
 
     def forget(self, network: Network) -> int:
         """Forget every device that has an address in a network, and what is usual for it.
@@ -463,9 +459,7 @@ class Devices(Observer):
             ):
                 gone.add(id(alarm))
             yield count
-        kept = [alarm for alarm in self.alarms if id(alarm) not in gone]
-        self.alarms.clear()
-        self.alarms += kept
+        self._alarms.forget(gone)
 
     def _forget_addresses(self, device: Device, network: Network) -> bool:
         """Forget the addresses of a device that are in a network.
@@ -482,7 +476,7 @@ class Devices(Observer):
             self._users.remove(device, address)
         device.rivals = None
         if device.is_duplicate:
-            self._end_duplicate(device, "forgotten by the operator")
+            self._alarms.end_duplicate(device, "forgotten by the operator")
         for kind, alarm in (device.alarms or {}).items():
             left = tuple(each for each in alarm.addresses if each not in found)
             device.alarms[kind] = attrs.evolve(alarm, addresses=left)  # type: ignore[index]
@@ -536,7 +530,7 @@ class Devices(Observer):
         for device in self._deadlines.take_due(now):
             self._check(device, now)
             yield
-        for device in tuple(self._alarmed):
+        for device in self._alarms.active():
             self._check_alarms(device)
             yield
         self._backend.poll()
@@ -595,13 +589,13 @@ class Devices(Observer):
         if self._changed is not None:
             self._changed[device] = None
         if device.is_silent:
-            self._end_silence(device, _spoke_after(silence))
+            self._alarms.end_silence(device, _spoke_after(silence))
 
     def _check(self, device: Device, now: float) -> None:
         """Raise and end the alarms that are due."""
         within = self._config.storm_within
         if device.calm_due(self._config) <= now:
-            self._end_storm(device, _count_text(device.opened_since(now - within), within))
+            self._alarms.end_storm(device, count_text(device.opened_since(now - within), within))
         if device.silent_due() <= now:
             if self._monitor.stopping:
                 return  # no client can come back, and all are being disconnected
@@ -612,7 +606,7 @@ class Devices(Observer):
             elif device.is_unread(now):
                 device.quiet_since = now  # as far as is known; it is given its time anew
             else:
-                self._begin_silence(device, now)
+                self._alarms.begin_silence(device, now)
         if not device.is_forgotten:
             self._schedule(device)
 
@@ -638,15 +632,15 @@ class Devices(Observer):
         """End the alarms for which there is no reason any more, though the device did nothing."""
         why = "it is blocked" if self._is_blocked(device) else None
         if device.is_silent and (why or not self._config.silent_heartbeats):
-            self._end_silence(device, why or "silent_heartbeats is 0 now")
+            self._alarms.end_silence(device, why or "silent_heartbeats is 0 now")
         if device.is_storm and (why or not self._config.storm_connections):
-            self._end_storm(device, why or "storm_connections is 0 now")
+            self._alarms.end_storm(device, why or "storm_connections is 0 now")
         if device.is_duplicate:
             seen_at = NEVER if device.rivals is None else device.rivals.seen_at
             calm = self._clock.seconds() - seen_at
             if why or calm > DUPLICATE_SECONDS:
                 text = f"no sign of a second device for {format_duration(DUPLICATE_SECONDS)}"
-                self._end_duplicate(device, why or text)
+                self._alarms.end_duplicate(device, why or text)
 
     def _check_rivals(self, device: Device, now: float) -> None:
         """Check whether two connections of a device are there at once, with clients behind both."""
@@ -660,58 +654,7 @@ class Devices(Observer):
             older, newer = both
             together = format_duration(now - newer.opened)
             detail = f"connected from {older.client} and {newer.client} at once, for {together}"
-            self._begin_duplicate(device, f"{detail}; both have sent something since")
-
-    # -- alarms
-
-    def _begin_silence(self, device: Device, now: float) -> None:
-        if device.is_forgotten:  # by the observers of an alarm before this one
-            return
-        device.is_away_too_long = device.live is None and device.return_due() <= now
-        device.is_silent = True
-        if device.is_away_too_long:
-            gaps, what, usual = device.reconnect_gaps, "stayed away", "comes"
-            since = device.left
-        else:
-            gaps, what, usual = device.message_gaps, "said nothing", "says something"
-            since = device.quiet_since
-        detail = f"{what} for {format_duration(now - since)}"
-        if device.declared_limit is not None and not device.is_away_too_long:
-            detail += f", declared keepalive {device.keepalive:g} s"
-        else:
-            detail += f", usually {usual} every {format_duration(typical_seconds(gaps) or 0.0)}"
-        if device.restored > since:  # by a restart, or as it was paused, draining or blocked
-            detail += f"; it could not be heard until {format_duration(now - device.restored)} ago"
-        self._notify("silent", device, False, detail)
-
-    def _end_silence(self, device: Device, detail: str) -> None:
-        device.is_silent = device.is_away_too_long = False
-        if not device.is_forgotten:
-            self._schedule(device)
-        self._notify("silent", device, True, detail)
-
-    def _begin_storm(self, device: Device, word: str | None) -> None:
-        if device.is_forgotten:
-            return
-        device.is_storm = True
-        self._schedule(device)
-        openings = device.openings or (0.0,)
-        detail = _count_text(len(openings), openings[-1] - openings[0])
-        self._notify("reconnect_storm", device, False, f"{detail}, each after a failure ({word})")
-
-    def _end_storm(self, device: Device, detail: str) -> None:
-        device.is_storm = False
-        self._notify("reconnect_storm", device, True, detail)
-
-    def _begin_duplicate(self, device: Device, detail: str) -> None:
-        if device.is_forgotten:
-            return
-        device.is_duplicate = True
-        self._notify("duplicate", device, False, detail)
-
-    def _end_duplicate(self, device: Device, detail: str) -> None:
-        device.is_duplicate = False
-        self._notify("duplicate", device, True, detail)
+            self._alarms.begin_duplicate(device, f"{detail}; both have sent something since")
 
     def stop(self) -> None:
         """Count what is queued, and keep for the next run what is not decided."""
@@ -723,54 +666,17 @@ class Devices(Observer):
 
         :param why: the reason in words.
         """
-        for device in tuple(self._alarmed):
-            if device.is_silent:
-                self._end_silence(device, why)
-            if device.is_storm:
-                self._end_storm(device, why)
-            if device.is_duplicate:
-                self._end_duplicate(device, why)
+        self._alarms.end_all(why)
         self._outages.end(why)
         self._backend.end(why)
 
-    def _notify(
-        self,
-        kind: AlarmKind,
-        device: Device,
-        is_over: bool,
-        detail: str,
-        goes_on_from: float | None = None,
-        is_new: bool = False,
-    ) -> None:
-        at = time.time() if goes_on_from is None else goes_on_from
-        goes_on = goes_on_from is not None and not is_new
-        alarm = Alarm(
-            kind,
-            self._monitor.name,
-            device.name,
-            at,
-            is_over,
-            detail,
-            goes_on,
-            name=self.given_name(device) or "",
-            addresses=device.last_addresses(),
-        )
-        active = device.alarms = device.alarms or {}
-        if is_over:
-            active.pop(kind, None)
-        else:
-            active[kind] = alarm
-        if active:
-            self._alarmed[device] = None
-        else:
-            device.alarms = None
-            self._alarmed.pop(device, None)
-        self.alarms.append(alarm)
-        if self._changed is not None and not device.is_forgotten:
+    def _note_alarm(self, device: Device) -> None:
+        """Have a device stored soon whose alarms have changed, and checked when that changes."""
+        self._schedule(device)
+        if self._changed is not None:
             self._changed.pop(device, None)
             self._changed[device] = None
             self.has_urgent = True
-        self._outages.notify(device, alarm)
 
     # -- from one run to the next
 
@@ -828,13 +734,15 @@ class Devices(Observer):
             if alarm.kind == "silent" and not was_seen:
                 device.is_silent, device.is_away_too_long = True, alarm.is_away
                 # What was part of an outage is part of another one, or is notified now.
-                self._notify("silent", device, False, alarm.detail, alarm.at, alarm.is_folded)
+                self._alarms.notify(
+                    "silent", device, False, alarm.detail, alarm.at, alarm.is_folded
+                )
             elif alarm.is_folded:
                 continue
             elif alarm.kind == "silent":
-                self._notify("silent", device, True, "came back while monconn was restarted")
+                self._alarms.notify("silent", device, True, "came back while monconn was restarted")
             else:
-                self._notify(alarm.kind, device, True, "monconn was restarted")
+                self._alarms.notify(alarm.kind, device, True, "monconn was restarted")
         self._schedule(device)
 
     def _discard(self, stored: StoredDevice, why: str) -> None:
@@ -844,7 +752,7 @@ class Devices(Observer):
         device.is_forgotten = True
         for alarm in stored.alarms:
             if not alarm.is_folded:
-                self._notify(alarm.kind, device, True, why)
+                self._alarms.notify(alarm.kind, device, True, why)
 
     def _restore_addresses(self, device: Device, addresses: Iterable[str]) -> None:
         """Have a device know addresses that it has used in an earlier run."""
@@ -929,7 +837,3 @@ _FORGOTTEN = "forgotten, as others were seen later"
 
 def _spoke_after(silence_seconds: float) -> str:
     return f"spoke after {format_duration(silence_seconds)}"
-
-
-def _count_text(connections: int, seconds: float) -> str:
-    return f"{connections} connections within {format_duration(seconds)}"

@@ -30,7 +30,7 @@ from monconn.access.tokens import (
 from monconn.addresses import TcpAddress
 from monconn.background import ThreadReactor, run_in_thread
 from monconn.clock import Clock
-from monconn.config.sections import HttpConfig
+from monconn.config.http import HttpConfig
 from monconn.errors import (
     FileError,
     Forbidden,

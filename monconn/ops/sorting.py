@@ -62,8 +62,12 @@ def parse_sort(text: str, row_class: type[Row]) -> Sort:
         raise QuestionError(
             f"{quoted(text)} is nothing to sort by; there are {known}; each with - the other way"
         )
-    is_descending = column.unit not in ("text", "flag") and column.name != "id"
-    return Sort((column.name,), is_descending != text.startswith("-"))
+    return Sort((column.name,), begins_with_most(column) != text.startswith("-"))
+
+
+def begins_with_most(column: Column) -> bool:
+    """Whether the greatest value of a column comes first, unless the other way round is wanted."""
+    return column.unit not in ("text", "flag") and column.name != "id"
 
 
 def sort_names(row_class: type[Row]) -> list[str]:

@@ -33,6 +33,7 @@ from monconn.ops.operations import Operations
 from monconn.ops.reload import ReloadResult
 from monconn.run.block_files import BlockFileWatch
 from monconn.run.captures import CaptureService
+from monconn.run.chosen import chosen_at_start
 from monconn.run.notify import make_notify
 from monconn.run.observers import CustomObservers
 from monconn.run.reload import LiveSection, Reloader
@@ -212,7 +213,7 @@ class Application(MultiService):
         return own | self._observers.dropped()
 
     def _add_admin_interfaces(self, config: Config, config_path: str) -> None:
-        """The manhole, who may use the HTTP API, and the control port."""
+        """The manhole, the HTTP API, and the control ports."""
         if config.manhole is not None:
             from monconn.faces.manhole.service import ManholeService
 
@@ -220,30 +221,23 @@ class Application(MultiService):
                 ManholeService(config.manhole, *self._shared, self.operations)
             )
         if config.http is not None:
-            from monconn.ops.access import Access
-
-            access = self._add(Access(config.http, config_path, *self._shared))
-            self.operations.access = access
-        for control in config.control:
-            from monconn.faces.control.service import ControlService
-
-            self._add(ControlService(control, *self._shared, self.operations))
-        if config.http is not None:
             from monconn.faces.http.service import HttpService
 
-            _, reactor, clock = self._shared
             metrics = self._metrics
             self._http = self._add(
                 HttpService(
                     config.http,
+                    *self._shared,
                     self.operations,
-                    access,
-                    reactor,
-                    clock,
+                    config_path,
                     self.is_ready,
                     metrics and metrics.answer,
                 )
             )
+        for control in config.control:
+            from monconn.faces.control.service import ControlService
+
+            self._add(ControlService(control, *self._shared, self.operations))
 
     def is_ready(self) -> bool:
         """Whether every service accepts clients."""
@@ -374,7 +368,7 @@ class Application(MultiService):
     def _explain(self) -> Iterator[Section]:
         """The settings that run."""
         assert self._reloader.file is not None
-        return sections(self._reloader.file)
+        return sections(self._reloader.file, chosen_at_start(self._reloader.file))
 
     def log_descriptors(self, before: int) -> None:
         """Say how many connections there may be.

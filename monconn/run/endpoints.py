@@ -10,10 +10,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, fail, maybeDeferred
+import attrs
+from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.python.failure import Failure
@@ -26,13 +27,18 @@ from monconn.addresses import (
     parse_listen,
     refuse_proxy_headers,
 )
-from monconn.clock import MonotonicClock
+from monconn.clock import Clock, MonotonicClock
+from monconn.config.http import HttpConfig, http_at
 from monconn.config.sections import USUAL_DEVICES, ControlConfig
 from monconn.errors import AddressError, DuplicateService, MonconnError, quoted
 from monconn.monitor.monitor import Monitor
 from monconn.policy.policy import OLDER_NAMES, SETTINGS, Policy
 from monconn.run.block_files import BlockFileWatch
 from monconn.wrapping import MonitoringFactory
+
+if TYPE_CHECKING:
+    from monconn.devices.service import DevicesService
+    from monconn.ops.operations import Operations
 
 _OURS = "mon."
 _AROUND_US = (
@@ -72,9 +78,20 @@ def _control(text: str) -> ControlConfig:
     return ControlConfig(address)
 
 
+def _http(text: str) -> HttpConfig:
+    if re.fullmatch("[0-9]{1,5}", text):
+        return http_at(f"127.0.0.1:{text}")
+    is_path = "/" in text or text.startswith("unix:")
+    address = _control(text).listen if is_path else None
+    if address is None:
+        raise ValueError(r"must be a port of 127.0.0.1, such as 9180, a path or unix\:PATH")
+    return HttpConfig(address)
+
+
 _READERS: dict[str, Callable[[str], Any]] = {
     "name": _name,
     "control": _control,
+    "http": _http,
     **{key: each.kind.parse for key, each in SETTINGS.items() if not each.forwarding_only},
 }
 _READERS |= {older: _READERS[key] for older, key in OLDER_NAMES.items()}
@@ -149,7 +166,8 @@ def parse_stream_server(reactor: Any, *args: str, **options: str) -> MonitoredEn
     ours = {key: options.pop(key) for key in tuple(options) if key.startswith(_OURS)}
     settings = _settings({key.removeprefix(_OURS): text for key, text in ours.items()})
     description = _description(args, options)
-    name, control = settings.pop("name", description), settings.pop("control", None)
+    name = settings.pop("name", description)
+    ports = [config for key in ("control", "http") if (config := settings.pop(key, None))]
     monitor = Monitor(
         name,
         # Twisted empties the accept queue, so clients cannot be left waiting in it.
@@ -157,7 +175,7 @@ def parse_stream_server(reactor: Any, *args: str, **options: str) -> MonitoredEn
         listen=description,
         clock=MonotonicClock(reactor),
     )
-    return MonitoredEndpoint(_inner(reactor, description), monitor, reactor, control)
+    return MonitoredEndpoint(_inner(reactor, description), monitor, reactor, ports)
 
 
 @implementer(IStreamServerEndpoint)
@@ -169,16 +187,20 @@ class MonitoredEndpoint:
     :param inner: the endpoint to listen on.
     :param monitor: the service's monitor.
     :param reactor: for the control port.
-    :param control: where its control port is; None for none.
+    :param admin_ports: where its control port is, and its HTTP API.
     """
 
     def __init__(
-        self, inner: Any, monitor: Monitor, reactor: Any, control: ControlConfig | None = None
+        self,
+        inner: Any,
+        monitor: Monitor,
+        reactor: Any,
+        admin_ports: Sequence[ControlConfig | HttpConfig] = (),
     ) -> None:
         self.monitor = monitor
         self._inner = inner
         self._reactor = reactor
-        self._control = control
+        self._admin_ports = tuple(admin_ports)
         self._ports = 0
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
@@ -210,10 +232,14 @@ class MonitoredEndpoint:
         if not self._ports:
             monconn.registry.add(self.monitor)
             _watches.acquire(self._reactor)
+        acquired = []
         try:
-            if self._control is not None:
-                _controls.acquire(self._control, self._reactor)
+            for each in self._admin_ports:
+                _admin_ports.acquire(each, self._reactor)
+                acquired.append(each)
         except BaseException:
+            for each in acquired:
+                _admin_ports.release(each, self._reactor)
             self._forget()
             raise
         self._ports += 1
@@ -221,8 +247,8 @@ class MonitoredEndpoint:
     def _end(self) -> None:
         self._ports -= 1
         self._forget()
-        if self._control is not None:
-            _controls.release(self._control, self._reactor)
+        for each in self._admin_ports:
+            _admin_ports.release(each, self._reactor)
 
     def _forget(self) -> None:
         is_known = any(each is self.monitor for each in monconn.registry)
@@ -288,59 +314,92 @@ class _Watches:
             self._watches.pop(reactor).stopService()
 
 
-# Global for the same reason as the control ports.
+# Global for the same reason as the ports of admin interfaces.
 _watches = _Watches()
 
 
-# -- the control ports
+# -- control ports and HTTP
 
 
-class _ControlPorts:
-    """The control ports of endpoints; those that name the same one share it."""
+@attrs.define
+class _Program:
+    """What the ports for admin interfaces under one reactor have in common.
+
+    :param devices: stay once the last of them is closed: one that is opened again has the same.
+    """
+
+    devices: DevicesService
+    operations: Operations | None = None
+    services: dict[ControlConfig | HttpConfig, Any] = attrs.field(factory=dict)
+    users: Counter[ControlConfig | HttpConfig] = attrs.field(factory=Counter)
+
+    def end_streams(self) -> Deferred[Any]:
+        """Have HTTP clients take the ends of their streams: a reactor that stops waits for them
+        here, and not once their port is closed."""
+        pages = [each for config, each in self.services.items() if isinstance(config, HttpConfig)]
+        return DeferredList([each.stopService() for each in pages])
+
+
+class _AdminPorts:
+    """The control ports and HTTP APIs of endpoints; those that name the same one share it."""
 
     def __init__(self) -> None:
-        self._services: dict[tuple[Any, ControlConfig], Any] = {}
-        self._users: Counter[tuple[Any, ControlConfig]] = Counter()
-        # By reactor. Never removed: a port that is opened again shows the same devices.
-        self._devices: dict[Any, Any] = {}
+        self._programs: dict[Any, _Program] = {}
 
-    def acquire(self, config: ControlConfig, reactor: Any) -> None:
-        """Open a control port, unless it is open.
+    def acquire(self, config: ControlConfig | HttpConfig, reactor: Any) -> None:
+        """Open a port, unless it is open.
 
         :raises ListenError: it cannot be had.
+        :raises FileError: a file of who may use it cannot be used.
         """
-        key = (reactor, config)
-        if key not in self._services:
-            self._services[key] = self._open(config, reactor)
-        self._users[key] += 1
-
-    def release(self, config: ControlConfig, reactor: Any) -> None:
-        """Close a control port, if this was its last user."""
-        key = (reactor, config)
-        self._users[key] -= 1
-        if not self._users[key]:
-            del self._users[key]
-            service, operations = self._services.pop(key)
-            service.stopService()
-            operations.captures.end_all()  # nobody else could any more
-            if not any(each is reactor for each, _ in self._services):
-                self._devices[reactor].stopService()
-
-    def _open(self, config: ControlConfig, reactor: Any) -> Any:
-        from monconn.devices.service import DevicesService
-        from monconn.faces.control.service import ControlService  # and AMP, only if it is wanted
+        from monconn.devices.service import DevicesService  # only if one is wanted
         from monconn.ops.operations import Operations
 
         clock = MonotonicClock(reactor)
-        if reactor not in self._devices:
-            self._devices[reactor] = DevicesService(USUAL_DEVICES, monconn.registry, clock)
-        devices = self._devices[reactor]
-        operations = Operations(monconn.registry, clock, devices=devices)
-        service = ControlService(config, monconn.registry, reactor, clock, operations)
-        service.startService()
-        devices.startService()
-        return service, operations
+        program = self._programs.get(reactor)
+        if program is None:
+            devices = DevicesService(USUAL_DEVICES, monconn.registry, clock)
+            program = self._programs[reactor] = _Program(devices)
+            reactor.addSystemEventTrigger("before", "shutdown", program.end_streams)
+        if config not in program.services:
+            if program.operations is None:
+                program.operations = Operations(monconn.registry, clock, devices=program.devices)
+            program.services[config] = _started(config, reactor, clock, program.operations)
+            if not program.devices.running:
+                program.devices.startService()
+        program.users[config] += 1
+
+    def release(self, config: ControlConfig | HttpConfig, reactor: Any) -> None:
+        """Close a port, if this was its last user."""
+        program = self._programs[reactor]
+        program.users[config] -= 1
+        if not program.users[config]:
+            program.services.pop(config).stopService()
+            if program.operations is not None and not program.services:
+                program.operations.captures.end_all()  # nobody else could any more
+                program.operations = None
+                program.devices.stopService()
+
+
+def _started(
+    config: ControlConfig | HttpConfig, reactor: Any, clock: Clock, operations: Operations
+) -> Any:
+    """The service of a port, once it listens."""
+    if isinstance(config, HttpConfig):
+        from monconn.faces.http.service import HttpService
+
+        made: Any = HttpService(config, monconn.registry, reactor, clock, operations)
+    else:
+        from monconn.faces.control.service import ControlService  # and AMP
+
+        made = ControlService(config, monconn.registry, reactor, clock, operations)
+    try:
+        made.startService()
+    except BaseException:
+        made.stopService()
+        raise
+    return made
 
 
 # Global, as Twisted makes each endpoint from a string alone, and they have nothing else in common.
-_controls = _ControlPorts()
+_admin_ports = _AdminPorts()

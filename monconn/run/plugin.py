@@ -17,7 +17,7 @@ from twisted.python import usage
 from monconn._version import __version__
 from monconn.clock import make_steady
 from monconn.config.config import Config, ConfigFile, from_pairs
-from monconn.config.sections import USUAL_HTTP
+from monconn.config.http import USUAL_HTTP
 from monconn.errors import ConfigError, ListenError, MonconnError, quoted
 from monconn.log import Logger
 from monconn.net.descriptors import raise_limit

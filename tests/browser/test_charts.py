@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from .looking import Page, expect
 
 _DRAW = """async ([name, options, data, width]) => {
-    const charts = await import("/page/charts.js");
+    const modules = {stackedBars: "bars", lineChart: "lines"};
+    const charts = await import(`/page/charts/${modules[name] ?? name}.js`);
     const chart = charts[name](options);
     const box = document.createElement("div");
     box.id = "chart";
@@ -36,8 +38,8 @@ def draw(open_page: Callable[..., Page]) -> Callable[..., Page]:
 
 
 def call(page: Page, function: str, *arguments: object) -> Any:
-    """What a function of the module returns."""
-    code = '([name, given]) => import("/page/charts.js").then((made) => made[name](...given))'
+    """What a function of axes returns."""
+    code = '([name, given]) => import("/page/charts/axes.js").then((made) => made[name](...given))'
     return page.evaluate(code, [function, arguments])
 
 
@@ -72,15 +74,16 @@ def test_a_strip_has_heights_and_words_for_states(draw: Callable[..., Page]) -> 
     data = {"since": 0, "until": 1000, "spans": spans, "marks": marks}
     page = draw("strip", {"label": "pump-1"}, data)
     label = page.get_by_role("img", name="pump-1").get_attribute("aria-label") or ""
-    assert label.startswith("pump-1: present 50 % of 1000 s, silent once, 100 s in all")
-    assert "absent once, 300 s in all" in label
+    # Of the time of which anything is known.
+    assert label.startswith("pump-1: present 56 % of 15m00s, silent once, 1m40s in all")
+    assert "absent once, 5m00s in all" in label
     assert label.endswith(" silent")  # the mark; the other one is not in the period
     heights = [
         float(page.locator(f".strip-{each}").get_attribute("height") or 0)
         for each in ("present", "silent", "absent")
     ]
     assert heights[0] > heights[1] > heights[2]
-    expect(page.locator(".strip-unknown")).to_have_count(0)
+    expect(page.locator(".strip-unknown title")).to_contain_text("not known")
     expect(page.locator(".strip-mark")).to_have_count(1)
 
 
@@ -94,7 +97,7 @@ def test_a_timeline_is_read_item_by_item(draw: Callable[..., Page]) -> None:
     reader.focus()
     page.keyboard.press("Home")
     expect(reader).to_have_attribute(
-        "aria-valuetext", "connections: web, 1970-01-01 00:00:10, for 30 s"
+        "aria-valuetext", "connections: web, 1970-01-01 00:00:10, for 30.0s"
     )
     page.keyboard.press("ArrowRight")
     expect(reader).to_have_attribute("aria-valuetext", "alarms: silent, 1970-01-01 00:00:30")
@@ -102,11 +105,27 @@ def test_a_timeline_is_read_item_by_item(draw: Callable[..., Page]) -> None:
     expect(reader).to_have_attribute("aria-valuenow", "1")
 
 
+def test_names_of_strangers_are_escaped_in_charts(draw: Callable[..., Page]) -> None:
+    name = "pump\u202e\x1b"
+    lanes = [{"label": name, "points": [{"at": 30, "text": name}]}]
+    page = draw("timeline", {"label": name}, {"since": 0, "until": 60, "lanes": lanes})
+    reader = page.get_by_role("slider")
+    reader.focus()
+    page.keyboard.press("Home")
+    expect(page.locator("#chart .chart-readout div").first).to_have_text("pump\\u202e\\x1b")
+    expect(reader).to_have_attribute("aria-valuetext", re.compile(r"pump\\u202e\\x1b"))
+    data = {"since": 0, "until": 60, "spans": [], "marks": [{"at": 1, "text": name}]}
+    page = draw("strip", {"label": name}, data)
+    for text in (page.locator("#chart").inner_html(), page.locator("#chart").inner_text()):
+        assert "\u202e" not in text
+        assert "\x1b" not in text
+
+
 def test_reasons_that_are_not_known_are_others(draw: Callable[..., Page]) -> None:
     page = draw("lineChart", {"label": "x", "series": [{"label": "a"}]}, {"samples": []})
     page.evaluate(
         """async () => {
-            const { stackedBars } = await import("/page/charts.js");
+            const { stackedBars } = await import("/page/charts/bars.js");
             const series = new Map([["known", {label: "known"}], ["others", {label: "others"}]]);
             const chart = stackedBars({label: "Ends", series});
             document.getElementById("chart").replaceChildren(chart.element);

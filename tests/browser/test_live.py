@@ -135,3 +135,46 @@ def test_actions_of_others_are_told(open_page: Callable[..., Page], site: Site) 
     check_accessibility(page)
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Alarms and actions", exact=True)).to_be_focused()
+
+
+def test_what_could_not_be_shown_comes_by_itself(open_page: Callable[..., Page]) -> None:
+    # A call may fail though the stream goes on.
+    page = open_page()
+    expect(page.locator(".card").first).to_be_visible()
+    for view, shown in (
+        ("connections", ".grid-block .grid-row"),
+        ("history", ".plain-grid tbody tr"),
+        ("report", ".report-figures"),
+    ):
+        page.route(re.compile("/api/v1/(?!live)|/page/views/"), lambda route: route.abort())
+        page.evaluate("place => { location.hash = place; }", f"#/{view}")
+        expect(page.get_by_text(re.compile("cannot be (shown|reached)")).first).to_be_visible()
+        page.unroute_all()
+        expect(page.locator(f".view-{view} {shown}").first).to_be_visible()
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for_for_ever(
+    open_page: Callable[..., Page],
+) -> None:
+    page = open_page()
+    page.route("**/api/v1/clients*", lambda _route: None)
+    status = page.evaluate(
+        """async () => {
+          const { get } = await import("/page/api.js");
+          const answer = get("clients", {}, { milliseconds: 50 });
+          const late = new Promise((resolve) => { setTimeout(resolve, 5000, "still waiting"); });
+          return Promise.race([answer.catch((problem) => problem.status), late]);
+        }"""
+    )
+    assert status == 0  # as if the server were gone
+
+
+def test_what_is_typed_last_is_forgotten_with_its_view(open_page: Callable[..., Page]) -> None:
+    page = open_page("#/devices")
+    for view in ("devices", "blocks", "history"):
+        page.evaluate("place => { location.hash = place; }", f"#/{view}")
+        page.locator(f".view-{view} .filter-input").press_sequentially("x")
+        page.evaluate("location.hash = '#/services'")
+        expect(page.locator(".view-services .card").first).to_be_visible()
+    _have_ticked(page)
+    assert page.url.endswith("#/services")

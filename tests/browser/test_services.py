@@ -42,7 +42,7 @@ def test_keys_lead_to_views_and_help(page: Page) -> None:
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Keys and help")).to_be_focused()
     page.keyboard.type("gc")
-    expect(page.locator(".view-connections")).to_be_visible()
+    expect(page.locator(".view-connections .grid-row").first).to_be_visible()
     page.keyboard.press("/")
     expect(page.get_by_label("Filter of connections")).to_be_focused()
 

@@ -34,8 +34,8 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("runtime")
-def test_demo(start: Callable[..., Program]) -> None:
-    demo = start(SCRIPTS / "monconn", "demo")
+def test_demo(start: Callable[..., Program], tmp_path: Path) -> None:
+    demo = start(SCRIPTS / "monconn", "demo", env={"TMPDIR": str(tmp_path)})
     port = int(demo.out.wait_for(r"nc -N 127\.0\.0\.1 (\d+)$")[1])
     demo.out.wait_for("Ctrl-C ends it")
     log_in(str(demo.out))
@@ -72,8 +72,10 @@ def test_demo(start: Callable[..., Program]) -> None:
     demo.out.wait_for(r"demo: 127\.0\.0\.17:\d+ client_closed after ")  # the visitor
     demo.out.wait_for(r"demo: 127\.0\.0\.14:\d+ client_reset after ")  # that crashes
     demo.out.wait_for(r"warn: demo: valve-4 \(127\.0\.0\.14\) reconnect_storm alarm")
+    assert len(list(tmp_path.glob("monconn-demo-*/history.db"))) == 1
     demo.send(signal.SIGINT)
     assert demo.status() == 0
+    assert list(tmp_path.glob("monconn-demo-*")) == []
     for device in DEVICES[:3]:  # those that would stay longer
         demo.out.wait_for(rf"demo: {re.escape(device)}:\d+ stopping after ")
     assert str(demo.err) == ""

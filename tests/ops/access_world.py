@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from monconn.addresses import TcpAddress
-from monconn.config.sections import HttpConfig
+from monconn.config.http import HttpConfig
 from monconn.model.actions import Action, Actor
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.registry import Registry

@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError
 from monconn.access.sessions import IDLE_SECONDS, Session
 from monconn.access.tokens import MOST_TOKENS
 from monconn.addresses import TcpAddress, UnixAddress
-from monconn.config.sections import HttpTlsConfig
+from monconn.config.http import HttpTlsConfig
 from monconn.errors import FileError, Forbidden, NotConfigured, QuestionError
 from monconn.model.actions import Actor
 from monconn.ops.access import Access

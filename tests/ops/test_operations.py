@@ -348,7 +348,7 @@ def test_the_history_is_asked_with_the_filter() -> None:
     class History:
         def run(self, query: Any) -> Deferred[Any]:
             asked.append(query)
-            return succeed([])
+            return succeed(([], None))
 
     asked: list[Any] = []
     world = World("web")

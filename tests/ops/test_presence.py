@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from monconn.sinks.history.service import HistoryService
 from monconn.sinks.history.store import Event
 from tests.properties import examples
 from tests.sinks.history.past import HOUR, NOON, closed, history
+from tests.sinks.history.version_1 import make_version_1
 
 from .world import World
 
@@ -311,3 +314,43 @@ async def test_memory_and_history_together(tmp_path: Path) -> None:
     found = await world.operations.presence(["10.0.0.7"], since=now - 400)
     assert "closed" in str(found.to_json()["history_problem"])
     assert found.rows[0]["connections"] == 2
+
+
+VALUES = ("x", b"\xff", -1e300, 1e300, None, 2**62, "{", "[" * 5000)
+
+
+@pytest.mark.parametrize("column", ["opened_at", "closed_at", "facts", "client_ip", "service"])
+@pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
+def test_a_row_that_another_program_has_written(tmp_path: Path, column: str, value: Any) -> None:
+    path = tmp_path / "history.db"
+    record = closed(NOON)
+    record.facts["mqtt_client_id"] = "pump-7"
+    db = history(path, [record, Event(NOON - 9, "started")])
+    with db:
+        db.execute("PRAGMA ignore_check_constraints = ON")
+        with suppress(sqlite3.IntegrityError):  # what may not be NULL
+            db.execute(f"UPDATE connections SET {column} = ?", (value,))
+        db.execute("UPDATE events SET detail = ?, word = ?", (value or "", value))
+    db.close()
+    wanted = Wanted(["192.0.2.1", "192.0.2.0/24"], {"pump-7"}, ["192.0.2.1"], ["mqtt_client_id"])
+    reader = open_read_only(str(path))
+    try:
+        found = presence_of(reader, wanted, ["web"], NOON - HOUR, NOON + HOUR, 30.0)
+    except sqlite3.Error:
+        return  # it is told as the history's problem
+    finally:
+        reader.close()
+    assert all(isinstance(each.begin, int | float) for each in found.spells)
+
+
+def test_a_file_of_version_1(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    make_version_1(path)
+    db = open_read_only(str(path))
+    addresses = [each for (each,) in db.execute("SELECT DISTINCT client_ip FROM connections")]
+    services = [each for (each,) in db.execute("SELECT DISTINCT service FROM connections")]
+    wanted = Wanted(addresses, {"pump-7"}, addresses, ["mqtt_client_id"])
+    found = presence_of(db, wanted, services, NOON - 90 * 86_400, NOON + 90 * 86_400, 3600.0)
+    (total,) = db.execute("SELECT count(*) FROM connections").fetchone()
+    db.close()
+    assert sum(each.count for each in found.spells) == total > 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -25,11 +28,13 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.threads import deferToThread
 from twisted.plugin import getPlugins
 from zope.interface import implementer
 
 import monconn
-from monconn.addresses import UnixAddress
+from monconn.addresses import TcpAddress, UnixAddress
+from monconn.config.http import HttpConfig
 from monconn.config.sections import ControlConfig
 from monconn.faces.control.client import Client
 from monconn.policy.sides import Keepalive
@@ -207,7 +212,19 @@ def test_settings_of_forwarders_only_are_no_keywords(key: str) -> None:
     ],
 )
 def test_places_of_the_control_port(place: str, config: ControlConfig) -> None:
-    assert endpoint(f"monconn:tcp:80:mon.control={place}")._control == config
+    assert endpoint(f"monconn:tcp:80:mon.control={place}")._admin_ports == (config,)
+
+
+@pytest.mark.parametrize(
+    ("place", "address"),
+    [
+        ("9180", TcpAddress("127.0.0.1", 9180)),
+        ("/run/h.sock", UnixAddress("/run/h.sock")),
+        (r"unix\:h.sock\:mode=660", UnixAddress("h.sock", 0o660)),
+    ],
+)
+def test_places_of_the_page(place: str, address: TcpAddress | UnixAddress) -> None:
+    assert endpoint(f"monconn:tcp:80:mon.http={place}")._admin_ports == (HttpConfig(address),)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +235,7 @@ def test_places_of_the_control_port(place: str, config: ControlConfig) -> None:
             "tcp:80:mon.nmae=x",
             '"mon.nmae" is not a known key: did you mean mon.name? Known are mon',
         ),
-        ("tcp:80:mon.x=x", '"mon.x" is not a known key: Known are mon.name, mon.control, mon.blo'),
+        ("tcp:80:mon.x=x", '"mon.x" is not a known key: Known are mon.name, mon.control, mon.http'),
         ("tcp:80:mon.name=", "mon.name: must not be empty"),
         (
             "tcp:80:mon.keepalive=no",
@@ -243,6 +260,9 @@ def test_places_of_the_control_port(place: str, config: ControlConfig) -> None:
         (r"tcp:80:mon.control=192.0.2.1\:7000", "mon.control: must be default, a path or "),
         (r"tcp:80:mon.control=ssl\:7000", "mon.control: must be default, a path or "),
         (r"tcp:80:mon.control=127.0.0.1\:http", "mon.control: "),
+        (r"tcp:80:mon.http=192.0.2.1\:9180", "mon.http: must be a port of 127.0.0.1, such as"),
+        (r"tcp:80:mon.http=99999", "mon.http: "),
+        (r"tcp:80:mon.http=default", "mon.http: must be a port of 127.0.0.1, such as"),
         ("tcq:80", """cannot use "tcq:80": Unknown endpoint type: 'tcq'"""),
         ("tcp:http", 'cannot use "tcp:http": '),
         ("tcp:80:backlg=5", 'cannot use "tcp:80:backlg=5": '),
@@ -407,6 +427,49 @@ async def test_endpoints_that_name_the_same_control_port_share_it(tmp_path: Path
     await it_is_so(lambda: not path.exists())
 
 
+@pytest_twisted.ensureDeferred
+async def test_the_page_is_served_while_one_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A control port of the same program makes links to it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    control, page = tmp_path / "c.sock", tmp_path / "h.sock"
+    texts = [f"monconn:{INNER}:mon.name=one:mon.control={control}"]
+    texts.append(f"monconn:{INNER}:mon.name=two:mon.http={page}")
+    one, two = [cast(Any, await endpoint(text, reactor).listen(Negotiating())) for text in texts]
+
+    def listed() -> list[str]:
+        with Client(str(control)) as client:
+            token = client.call("MakeToken", role="view")["token"]
+        connection = http.client.HTTPConnection("localhost", timeout=HANG_SECONDS)
+        with closing(connection), socket.socket(socket.AF_UNIX) as connection.sock:
+            connection.sock.connect(str(page))
+            headers = {"Authorization": f"Bearer {token}"}
+            connection.request("GET", "/api/v1/services", headers=headers)
+            rows = json.load(connection.getresponse())["rows"]
+        return [row["sid"] for row in rows]
+
+    assert await deferToThread(listed) == ["one", "two"]
+    await two.stopListening()
+    await it_is_so(lambda: not page.exists())
+    assert is_listening(control)
+    await one.stopListening()
+    await it_is_so(lambda: not control.exists())
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_the_page_there_is_no_control_port_either(
+    registry: monconn.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    path = tmp_path / "c.sock"
+    ports = f"mon.control={path}:mon.http={tmp_path}/no/h.sock"
+    failure = now(endpoint(f"monconn:{INNER}:{ports}", reactor).listen(Negotiating()))
+    assert failure.check(EndpointError)
+    assert "http: " in failure.getErrorMessage()
+    assert (path.exists(), registry.names()) == (False, [])
+
+
 async def it_is_so(condition: Callable[[], bool]) -> None:
     """Let the reactor run until a condition holds."""
     give_up = time.monotonic() + HANG_SECONDS
@@ -439,7 +502,7 @@ def twistd(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 
     def start(*args: str | Path) -> Program:
         argv = [SCRIPTS / "twistd", f"--pidfile={tmp_path}/{len(started)}.pid", "-n", *args]
-        env = {"XDG_RUNTIME_DIR": str(tmp_path)}
+        env = {"XDG_RUNTIME_DIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
         started.append(Program(argv, cwd=tmp_path, env=env))
         return started[-1]
 
@@ -488,6 +551,24 @@ def live(client: Client) -> list[dict[str, Any]]:
 def end_in_order(program: Program) -> None:
     program.send(15)
     assert program.status() in (0, -15)  # twistd ends itself by the signal that ended it
+
+
+def test_twistd_ends_the_streams_of_the_page_in_order(
+    twistd: Callable[..., Program], control: Callable[[Program], Client], tmp_path: Path
+) -> None:
+    page = tmp_path / "h.sock"
+    options = f"mon.name=web:mon.control=default:mon.http={page}"
+    web = twistd("web", "--path", tmp_path, "--listen", f"monconn:{INNER}:{options}")
+    token = control(web).call("MakeToken", role="view", name="t")["token"]
+    connection = http.client.HTTPConnection("localhost", timeout=HANG_SECONDS)
+    with closing(connection), socket.socket(socket.AF_UNIX) as connection.sock:
+        connection.sock.connect(str(page))
+        headers = {"Authorization": f"Bearer {token}"}
+        connection.request("GET", "/api/v1/live", headers=headers)
+        answer = connection.getresponse()
+        assert b"event: hello" in answer.read1()
+        end_in_order(web)
+        answer.read()  # fails if the last chunk is missing
 
 
 @pytest.mark.parametrize("inner", [INNER, QUOTED])

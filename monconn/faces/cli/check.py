@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from monconn.config.config import GO_ADDRESSES, Config, ConfigFile
+from monconn.config.config import GO_ADDRESSES, ConfigFile
 from monconn.config.explain import Section, Setting
 from monconn.config.explain import explain as explain_file
 from monconn.config.yaml import Path, format_path
 from monconn.errors import ConfigError, Problem, printable
 from monconn.faces.cli.completion import files
 from monconn.faces.cli.output import print_json, print_line, print_text, terminal_width
-from monconn.faces.control.place import FIRST_NAME, control_folder
 from monconn.ops.text_table import wrapped
+from monconn.run.chosen import chosen_at_start
 from monconn.run.sources import load
-from monconn.sinks.capture_files import default_folder
 
 if TYPE_CHECKING:
     from monconn.run.check import Finding
@@ -88,7 +87,7 @@ def _written_path(loaded: ConfigFile, path: Path) -> Path:
 
 def _print_settings(loaded: ConfigFile, as_json: bool) -> None:
     """Print every setting in effect: its key, its value, and where that comes from."""
-    sections = explain_file(loaded, _usual(loaded.config))
+    sections = explain_file(loaded, chosen_at_start(loaded))
     if as_json:
         print_json(
             [
@@ -148,26 +147,6 @@ def _origin(setting: Setting, with_files: bool) -> str:
     if setting.origin != "file":
         where = f"{setting.origin}, {where}"
     return f"{where} ({setting.written_as})" if setting.written_as else where
-
-
-def _usual(config: Config) -> dict[str, str]:
-    """What is chosen at the start."""
-    usual = {
-        "control.listen": f"unix:{control_folder() / FIRST_NAME}",
-        "capture.folder": default_folder(),
-    }
-    if config.state is not None:
-        from monconn.run.state_file import path_of
-
-        usual["state"] = path_of(config.state)
-    if config.manhole is not None:
-        try:
-            from monconn.faces.manhole.keys import default_host_key
-        except ImportError:
-            usual["manhole.host_key"] = "in the user's state folder"
-        else:
-            usual["manhole.host_key"] = str(default_host_key())
-    return usual
 
 
 # -- files

@@ -20,7 +20,8 @@ import attrs
 
 from monconn.addresses import TcpAddress
 from monconn.config.config import Config, ServiceConfig
-from monconn.config.sections import DevicesConfig, HistoryConfig, HttpConfig
+from monconn.config.http import HttpConfig
+from monconn.config.sections import DevicesConfig, HistoryConfig
 from monconn.errors import ControlError, ListenError
 from monconn.faces.cli.demo_broker import BrokerFactory
 from monconn.faces.cli.demo_devices import (

@@ -6,7 +6,7 @@ import click
 
 from monconn._version import __version__
 from monconn.config.config import from_pairs
-from monconn.config.sections import USUAL_HTTP
+from monconn.config.http import USUAL_HTTP
 from monconn.faces.cli.check import check, configuration
 from monconn.faces.cli.completion import files
 from monconn.faces.cli.help import help_command

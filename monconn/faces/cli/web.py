@@ -77,10 +77,16 @@ def web(
         _list_tokens(server, as_json)
     elif revoked is not None:
         server.call("RevokeToken", name=revoked)
-        print_line(f"{revoked} is revoked: it, and browsers that used it, are not let in any more")
+        if as_json:
+            print_json({"revoked": revoked})
+        else:
+            print_line(f"{revoked} is revoked: it, and browsers that used it, are let in no more")
     elif log_out_all:
         server.call("LogOutAll")
-        print_line("all browsers are logged out; tokens are still good")
+        if as_json:
+            print_json({"logged_out": True})
+        else:
+            print_line("all browsers are logged out; tokens are still good")
     else:
         _open_page(server, role, is_printed, as_json)
 

@@ -7,7 +7,7 @@ from functools import partial
 from monconn.faces.http import parameters as of
 from monconn.faces.http.routes import Call, Route
 from monconn.faces.http.sse import EventStream
-from monconn.net.http.messages import Answer, Response
+from monconn.net.http.messages import EVENT_STREAM, Answer, Response
 
 _LAST_EVENT_ID = of.text(
     "last_event_id",
@@ -60,7 +60,7 @@ ROUTES = (
         "view",
         "The figures of all services once a second, and alarms and actions as they happen.",
         _live,
-        content_type="text/event-stream",
+        content_type=EVENT_STREAM,
     ),
     Route(
         "GET",
@@ -69,6 +69,7 @@ ROUTES = (
         "What happens, as it happens: connections, refusals, alarms and actions.",
         _events,
         (of.filter_of("events"), of.SERVICE, _LAST_EVENT_ID),
+        content_type=EVENT_STREAM,
     ),
     Route(
         "GET",
@@ -83,5 +84,6 @@ ROUTES = (
             _LAST_EVENT_ID,
         ),
         errors=(204, 404, 409),
+        content_type=EVENT_STREAM,
     ),
 )

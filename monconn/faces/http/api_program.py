@@ -11,11 +11,11 @@ from monconn._version import __version__
 from monconn.errors import NotConfigured, QuestionError
 from monconn.faces.http import parameters as of
 from monconn.faces.http.columns import columns_json
-from monconn.faces.http.encoding import CONTENT_TYPE, encode, encoded_in_turns, json_response
+from monconn.faces.http.encoding import encode, encoded_in_turns, json_response
 from monconn.faces.http.lists import following, rows_answer
 from monconn.faces.http.problems import Problem
 from monconn.faces.http.routes import Call, Parameter, Route
-from monconn.net.http.messages import Answer, Response
+from monconn.net.http.messages import JSON, Answer, Response
 from monconn.ops.captures import MOST_SECONDS
 from monconn.ops.explanations import close_matches, explain, explain_code
 from monconn.ops.forget import ForgetResult
@@ -56,7 +56,7 @@ def _encoded_columns() -> bytes:
 
 
 def _columns(call: Call) -> Response:
-    return Response(200, _encoded_columns(), CONTENT_TYPE)
+    return Response(200, _encoded_columns(), JSON)
 
 
 def _word(call: Call) -> Response:

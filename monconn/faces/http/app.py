@@ -29,11 +29,9 @@ from monconn.faces.http.problems import ArgumentFault, Problem, bad_arguments, p
 from monconn.faces.http.routes import Call, Route
 from monconn.faces.http.shared import Shared
 from monconn.log import Logger
-from monconn.net.http.messages import Answer, Request, Response
+from monconn.net.http.messages import JSON, Answer, Request, Response
 from monconn.ops.operations import Operations
 
-MOST_BODY_BYTES = 1 << 16
-"""Enough for a close of as many ids as one may have."""
 _MOST_ARGUMENTS = 50
 
 ROUTES: tuple[Route, ...] = (
@@ -154,7 +152,7 @@ class HttpApp:
     def _describe(self, call: Call) -> Response:
         if not self._description:  # made once
             self._description = encode(describe(self.routes, self._guard.cookie_name))
-        return Response(200, self._description, "application/json")
+        return Response(200, self._description, JSON)
 
     def close(self) -> None:
         """Hold nothing any more."""
@@ -240,6 +238,10 @@ def read_arguments(route: Route, segments: Mapping[str, str], request: Request) 
     known = {each.name: each for each in route.parameters}
     elsewhere = [each for each in known if each not in segments]
     in_body = route.method == "POST"
+    if request.body and not in_body:  # in which somebody may have said dry_run
+        raise Problem(
+            400, f"a {request.method} has no body: arguments are in the query", "bad-body"
+        )
     for name, value in _body(request) if in_body else ():
         if name not in elsewhere:
             faults.append(_unknown(name, elsewhere))
@@ -290,8 +292,6 @@ def _query(request: Request, faults: list[ArgumentFault]) -> list[tuple[str, str
 def _body(request: Request) -> Iterable[tuple[str, Any]]:
     if not request.body:
         return ()
-    if len(request.body) > MOST_BODY_BYTES:
-        raise Problem(413, f"the body may have {MOST_BODY_BYTES:,} bytes at most")
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise Problem(

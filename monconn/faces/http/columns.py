@@ -34,7 +34,7 @@ from monconn.ops.rows import (
     NotifyRow,
     ServiceRow,
 )
-from monconn.ops.sorting import parse_sort, sort_names
+from monconn.ops.sorting import begins_with_most, sort_names
 from monconn.ops.why_rows import WhyRow
 
 
@@ -103,7 +103,7 @@ def _column_json(column: Column, listing: _Listing, is_usual: bool) -> dict[str,
         "for_some": column.is_for_some,
         "computed": column.value is not None,
         "order": column.name if is_sortable else "",
-        "descending": is_sortable and parse_sort(column.name, listing.row).is_descending,
+        "descending": begins_with_most(column),
     }
 
 

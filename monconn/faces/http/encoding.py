@@ -10,10 +10,8 @@ import orjson
 from twisted.internet.defer import Deferred
 
 from monconn.clock import Clock
-from monconn.net.http.messages import Headers, Response
+from monconn.net.http.messages import JSON, Headers, Response
 from monconn.turns import result_of
-
-CONTENT_TYPE = "application/json"
 
 _escape = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
@@ -35,7 +33,7 @@ def encode(value: Any) -> bytes:
 
 def json_response(value: Any, status: int = 200, headers: Headers = ()) -> Response:
     """An answer that is short."""
-    return Response(status, encode(value), CONTENT_TYPE, headers)
+    return Response(status, encode(value), JSON, headers)
 
 
 def encoded_in_turns(
@@ -46,7 +44,7 @@ def encoded_in_turns(
 ) -> Deferred[Response]:
     """An answer that may be long; arguments are those of :func:`encode_rows`."""
     encoded = result_of(clock, encode_rows(rows, others, name))
-    return encoded.addCallback(lambda body: Response(200, body, CONTENT_TYPE))
+    return encoded.addCallback(lambda body: Response(200, body, JSON))
 
 
 def encode_rows(

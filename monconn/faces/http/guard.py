@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IDelayedCall
 from monconn.access.sessions import IDLE_SECONDS, Session
 from monconn.addresses import TcpAddress, is_loopback
 from monconn.clock import Clock
-from monconn.config.sections import HttpConfig
+from monconn.config.http import HttpConfig
 from monconn.faces.http.caller import Caller
 from monconn.faces.http.problems import Problem
 from monconn.log import Logger

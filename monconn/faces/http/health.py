@@ -30,7 +30,15 @@ def health_routes(is_ready: Callable[[], bool]) -> tuple[Route, ...]:
         return json_response({"status": "unavailable"}, 503)
 
     return (
-        Route("GET", "/health", None, "The same as /health/ready.", ready, schema=_SCHEMA),
+        Route(
+            "GET",
+            "/health",
+            None,
+            "The same as /health/ready.",
+            ready,
+            schema=_SCHEMA,
+            other_schemas={503: _SCHEMA},
+        ),
         Route("GET", "/health/live", None, "Whether it runs.", live, schema=_SCHEMA),
         Route(
             "GET",
@@ -39,5 +47,6 @@ def health_routes(is_ready: Callable[[], bool]) -> tuple[Route, ...]:
             "Whether every service accepts clients: 503 if not, or once it stops.",
             ready,
             schema=_SCHEMA,
+            other_schemas={503: _SCHEMA},
         ),
     )

@@ -12,11 +12,9 @@ import attrs
 from monconn._version import __version__
 from monconn.faces.http.columns import LISTINGS
 from monconn.faces.http.routes import Parameter, Route
-from monconn.net.http.messages import PROBLEM
+from monconn.net.http.messages import JSON, PROBLEM
 from monconn.ops.columns import Row, Unit
 
-JSON = "application/json"
-EVENT_STREAM = "text/event-stream"
 _TYPES: dict[Unit, dict[str, Any]] = {
     "text": {"type": "string"},
     "count": {"type": "integer"},
@@ -169,6 +167,11 @@ def _operation(route: Route) -> dict[str, Any]:
             },
         },
     }
+    for status, schema in route.other_schemas.items():
+        made["responses"][str(status)] = {
+            "description": HTTPStatus(status).phrase,
+            "content": {JSON: {"schema": schema}},
+        }
     if in_body and others:
         made["requestBody"] = _body(others)
     if route.role is None:
@@ -222,10 +225,7 @@ def _success(route: Route) -> dict[str, Any]:
     if route.row is not None:
         reference = {"$ref": f"#/components/schemas/{_name(route.row)}"}
         schema = _list_schema(route, reference) if route.is_list else reference
-    content_type = route.content_type
-    if schema is None:
-        content_type = EVENT_STREAM if content_type == JSON else content_type
-    made["content"] = {content_type: {"schema": schema or {"type": "string"}}}
+    made["content"] = {route.content_type: {"schema": schema or {"type": "string"}}}
     return made
 
 

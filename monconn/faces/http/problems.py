@@ -24,10 +24,9 @@ from monconn.errors import (
     UnknownService,
 )
 from monconn.faces.http.encoding import encode
-from monconn.net.http.messages import Headers, Response
+from monconn.net.http.messages import PROBLEM, Headers, Response
 from monconn.ops.filters import FilterError
 
-CONTENT_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:monconn:problem:"
 
 
@@ -99,7 +98,7 @@ class Problem(MonconnError):
 
     def response(self) -> Response:
         """The answer."""
-        return Response(self.status, encode(self.to_json()), CONTENT_TYPE, self.headers)
+        return Response(self.status, encode(self.to_json()), PROBLEM, self.headers)
 
 
 def bad_arguments(faults: Sequence[ArgumentFault]) -> Problem:

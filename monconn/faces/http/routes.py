@@ -15,7 +15,7 @@ from monconn.faces.http.caller import Caller
 from monconn.faces.http.guard import Guard
 from monconn.faces.http.shared import Shared
 from monconn.model.actions import Actor
-from monconn.net.http.messages import Answer, Request
+from monconn.net.http.messages import JSON, Answer, Request
 from monconn.ops.columns import Row
 from monconn.ops.operations import Operations
 from monconn.roles import Role
@@ -89,6 +89,7 @@ class Route:
     :param errors: other statuses of answers, beside those that follow from its role and its
         parameters.
     :param content_type: of the answer.
+    :param other_schemas: of answers with other statuses that are no problem details.
     """
 
     method: Method
@@ -102,4 +103,5 @@ class Route:
     schema: Mapping[str, Any] | None = None
     status: int = 200
     errors: tuple[int, ...] = ()
-    content_type: str = "application/json"
+    content_type: str = JSON
+    other_schemas: Mapping[int, Mapping[str, Any]] = attrs.field(factory=dict)

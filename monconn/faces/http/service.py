@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 from OpenSSL import SSL
 from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolFactory
 from zope.interface import implementer
 
-from monconn.addresses import UnixAddress
+from monconn.addresses import TcpAddress, UnixAddress
 from monconn.background import ThreadReactor, run_in_thread
 from monconn.clock import Clock
-from monconn.config.sections import HttpConfig, HttpTlsConfig
+from monconn.config.http import ON_THIS_MACHINE, HttpConfig, HttpTlsConfig
 from monconn.errors import ListenError, Remark
 from monconn.faces.http.app import ROUTES, HttpApp
 from monconn.faces.http.guard import MOST_WAITING, SECURITY_HEADERS, Guard
@@ -23,6 +24,7 @@ from monconn.faces.http.health import health_routes
 from monconn.faces.http.page_files import PageFiles
 from monconn.faces.http.routes import Call, Route
 from monconn.log import Logger
+from monconn.monitor.registry import Registry
 from monconn.net.descriptors import USEFUL_LIMIT, limit_of, reserve_of
 from monconn.net.http.messages import Answer, Handler, Request
 from monconn.net.listen import (
@@ -54,6 +56,7 @@ MOST_STREAMS = 128
 """Whoever has one is known."""
 MOST_HEAD_BYTES = 1 << 14
 MOST_BODY_BYTES = 1 << 16
+"""Enough for a close of as many ids as one may have."""
 IDLE_SECONDS = 75.0
 
 
@@ -65,10 +68,13 @@ class HttpService(Service):
     """Serves the HTTP API and its page.
 
     :param config: where to listen, and what is served.
-    :param operations: what can be asked and done.
-    :param access: who may.
+    :param registry: the monitors to serve.
     :param reactor: an ``IReactorFDSet``, ``IReactorSocket`` and ``IReactorFromThreads``.
     :param clock: monotonic time and timers.
+    :param operations: what can be asked and done; if left out, what can be done with the registry
+        alone. A control port with the same ones hands out links and tokens (``monconn web``).
+    :param config_path: the configuration's file, for where those of tokens and sessions are; empty
+        without one.
     :param is_ready: whether clients of all services are accepted.
     :param metrics: answers with the metrics, if they are served.
     """
@@ -78,18 +84,20 @@ class HttpService(Service):
     def __init__(
         self,
         config: HttpConfig,
-        operations: Operations,
-        access: Access,
+        registry: Registry,
         reactor: HttpReactor,
         clock: Clock,
-        is_ready: Callable[[], bool],
+        operations: Operations | None = None,
+        config_path: str = "",
+        is_ready: Callable[[], bool] = lambda: True,
         metrics: Callable[[Request], Answer] | None = None,
     ) -> None:
+        self._operations = operations = operations or Operations(registry, clock)
         self._config = config
-        self._access = access
+        self._access = Access(config, config_path, registry, reactor, clock)
         self._reactor = reactor
         self._clock = clock
-        self._guard = Guard(config, access, clock)
+        self._guard = Guard(config, self._access, clock)
         routes = [*ROUTES, *health_routes(is_ready)]
         if config.metrics and metrics is not None:
             figures = metrics
@@ -124,6 +132,7 @@ class HttpService(Service):
             return
         address = self._config.listen
         with _errors():
+            self._check_address()
             limit = limit_of(self._reactor)
             self._factory = factory = make_factory(self._app, self._clock, limit)
             # One that waits keeps its place: those who guess must not take all of them.
@@ -143,6 +152,12 @@ class HttpService(Service):
         scheme = "http" if self._config.tls is None else "https"
         url = self.where if isinstance(address, UnixAddress) else f"{scheme}://{self.where}/"
         self._log.info("HTTP API and page at {url}", url=url)
+
+    def _check_address(self) -> None:
+        # Of a file it is said with its line; a program may have made the configuration by itself.
+        config = self._config
+        if isinstance(config.listen, TcpAddress) and not config.is_private:
+            raise ListenError(f"{config.listen} {ON_THIS_MACHINE}, or have a certificate (tls)")
 
     def renew_certificate(self) -> None:
         """Read the certificate's files again, in a thread: what is there by now is shown in new
@@ -164,26 +179,39 @@ class HttpService(Service):
             finished(error)
 
     def startService(self) -> None:
-        """Accept clients."""
+        """Accept clients.
+
+        :raises FileError: a file of who may use it is damaged, or open to others.
+        :raises ListenError: as of :meth:`privilegedStartService`.
+        """
+        self._access.startService()
+        self._operations.access = self._access
         super().startService()
         self.privilegedStartService()  # which twist does not call
         if self._listener is not None:
             self._listener.resume()
 
-    def stopService(self) -> None:
-        """Stop listening, and disconnect all clients."""
-        super().stopService()
-        self.close_listener()
-        self._app.close()
-        self._guard.stop()
+    def stopService(self) -> Deferred[None]:
+        """Stop listening, end all streams in order, and disconnect all clients.
 
-    def close_listener(self) -> None:
+        :returns: fires once they have left, which some have a moment for.
+        """
+        super().stopService()
+        closed = self.close_listener()
+        self._guard.stop()
+        if self._access.running:  # else the start has failed before
+            self._access.stopService()
+        if self._operations.access is self._access:
+            self._operations.access = None
+        return closed
+
+    def close_listener(self) -> Deferred[None]:
         """Stop listening, and disconnect all clients; harmless the second time."""
         if self._listener is not None:
             self._listener.close()
             self._listener = self.where = None
-        if self._factory is not None:
-            self._factory.close()
+        self._app.close()  # first, so that the ends of streams are sent
+        return succeed(None) if self._factory is None else self._factory.close()
 
 
 def check_http(config: HttpConfig) -> list[Remark]:

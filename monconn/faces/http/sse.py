@@ -10,9 +10,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from monconn.net.http.messages import Headers, Response, StreamWriter
+from monconn.net.http.messages import EVENT_STREAM, Headers, Response, StreamWriter
 
-EVENT_STREAM = "text/event-stream; charset=utf-8"
 HEADERS: Headers = (
     ("Cache-Control", "no-store"),
     # nginx holds answers back until its buffer is full, unless it is told otherwise.
@@ -84,7 +83,7 @@ class EventStream:
         :param over: is called once nothing more is to be written.
         """
         self._over = over
-        return Response(200, self, EVENT_STREAM, HEADERS)
+        return Response(200, self, f"{EVENT_STREAM}; charset=utf-8", HEADERS)
 
     @property
     def is_slow(self) -> bool:

@@ -12,9 +12,9 @@ from twisted.internet.interfaces import IDelayedCall
 
 from monconn.clock import Clock
 from monconn.faces.http.caller import Caller
-from monconn.faces.http.encoding import CONTENT_TYPE, encode_rows
+from monconn.faces.http.encoding import encode_rows
 from monconn.faces.http.problems import Problem
-from monconn.net.http.messages import Response
+from monconn.net.http.messages import JSON, Response
 from monconn.steps import RowSteps
 from monconn.turns import result_of
 
@@ -99,7 +99,7 @@ class Walks:
             encoded, has_more = yield from self._page(walk, limit, is_continued=is_continued)
             if has_more:
                 self._add(walk)
-            return Response(200, encoded, CONTENT_TYPE)
+            return Response(200, encoded, JSON)
 
         return result_of(self._clock, make())
 
@@ -127,7 +127,7 @@ class Walks:
                     "bad-argument",
                 )
         if walk.page is not None and digits == str(walk.page[0]):
-            return Response(200, walk.page[1], CONTENT_TYPE)
+            return Response(200, walk.page[1], JSON)
         if digits != str(walk.number):
             raise _unknown()
         # Whoever has asked may leave, and ask again: the work goes on to its end.
@@ -147,7 +147,7 @@ class Walks:
         walk.page = (number, encoded)
         if not has_more:
             walk.rest, walk.number = iter(()), 0
-        return Response(200, encoded, CONTENT_TYPE)
+        return Response(200, encoded, JSON)
 
     def _made(self, result: Any, walk: _Walk) -> None:
         waiting, walk.waiting = walk.waiting or [], None

@@ -12,7 +12,9 @@ from twisted.internet.defer import Deferred
 
 Headers = tuple[tuple[str, str], ...]
 PLAIN = "text/plain; charset=utf-8"
+JSON = "application/json"
 PROBLEM = "application/problem+json"
+EVENT_STREAM = "text/event-stream"
 
 
 @attrs.frozen

@@ -100,6 +100,7 @@ class HttpFactory(Factory):
         """Those that are closed once they have taken what is written."""
         self.bodies = _Bodies()
         """The answers that are being written."""
+        self._closing: list[Deferred[None]] = []
 
     def is_full(self) -> bool:
         """Whether all places are taken, by clients who have not had their time yet."""
@@ -155,10 +156,25 @@ class HttpFactory(Factory):
                 return
             oldest.abort()
 
-    def close(self) -> None:
-        """Disconnect all clients, and end all streams."""
-        for each in (*self.clients, *self.streams, *self.leaving):
-            each.abort()
+    def close(self) -> Deferred[None]:
+        """Disconnect all clients; those first who still take the rest of their answer, such as the
+        end of a stream, have :data:`LINGER_SECONDS` for it.
+
+        :returns: fires once all have left.
+        """
+        closed: Deferred[None] = Deferred()
+        self._closing.append(closed)
+        for each in (*self.clients, *self.streams):
+            each.close()
+        self.left()
+        return closed
+
+    def left(self) -> None:
+        """A client has left."""
+        if not (self.clients or self.streams or self.leaving):
+            closing, self._closing = self._closing, []
+            for each in closing:
+                each.callback(None)
 
 
 class _Bodies:
@@ -250,6 +266,7 @@ class _Client(Protocol):
     def connectionLost(self, reason: Any = None) -> None:
         """Forget the client."""
         self._forget()
+        self.factory.left()
 
     def dataReceived(self, data: bytes) -> None:
         """Take a part of a request, or discard what follows the last one."""
@@ -418,6 +435,8 @@ class _Client(Protocol):
 
     def touch(self) -> None:
         """It has taken a piece of its answer: grant it time for the next."""
+        if self._is_over:  # it has what time it gets
+            return
         clients = self.factory.clients
         if self in clients:
             clients[self] = clients.pop(self)  # to the end
@@ -426,12 +445,15 @@ class _Client(Protocol):
 
     def answered(self) -> None:
         """The whole answer is written: wait for the next request, or end."""
+        if self._is_over:  # the server stops
+            self.transport.loseConnection()
+            return
         exchange = self._reader.exchange
         self._reader.finish()
         self._release()
         limits = self.factory.limits
         is_kept = exchange is not None and exchange.our_state is exchange.their_state is h11.DONE
-        if is_kept and limits.idle_seconds and not self._is_over:
+        if is_kept and limits.idle_seconds:
             self._phase = _Phase.REQUESTING
             self._is_idle = True
             self._set_deadline(limits.idle_seconds)
@@ -493,21 +515,38 @@ class _Client(Protocol):
 
     def leave(self) -> None:
         """Make room: what the kernel has of an answer is still delivered, what it lacks is not."""
-        has_all = self._phase is _Phase.ENDING or (
-            self._phase is _Phase.REQUESTING and self._is_idle
-        )
-        if has_all and len(self.factory.leaving) < MOST_LEAVING:
-            self._forget()
-            self.factory.leaving.add(self)
-            self._deadline = self.factory.clock.callLater(LINGER_SECONDS, self.abort)
+        if self._has_all() and len(self.factory.leaving) < MOST_LEAVING:
+            self._begin_to_leave()
             self.transport.loseConnection()
         else:
             self.abort()
+
+    def close(self) -> None:
+        """The server stops: what is written of an answer, or is being written, is still sent."""
+        if self._has_all():
+            self._begin_to_leave()
+            self.transport.loseConnection()
+        elif self._phase is _Phase.ANSWERED:
+            # Not closed yet: Twisted's TLS then drops what it has gathered for its next turn, once
+            # the last piece is written.
+            self._begin_to_leave()
+        else:
+            self.abort()
+
+    def _has_all(self) -> bool:
+        return self._phase is _Phase.ENDING or (self._phase is _Phase.REQUESTING and self._is_idle)
+
+    def _begin_to_leave(self) -> None:
+        """Serve it no more; it has some time to take what is to be sent."""
+        self._forget()
+        self.factory.leaving.add(self)
+        self._deadline = self.factory.clock.callLater(LINGER_SECONDS, self.abort)
 
     def abort(self) -> None:
         """Disconnect at once."""
         self._forget()
         self.transport.abortConnection()
+        self.factory.left()
 
     def _forget(self) -> None:
         self._is_over = True

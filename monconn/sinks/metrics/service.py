@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
 
 from monconn import files
 from monconn.addresses import TcpAddress, UnixAddress
@@ -157,8 +158,11 @@ class MetricsService(Service):
         self.privilegedStartService()  # which twist does not call
         self._lag.start()
 
-    def stopService(self) -> None:
-        """Stop listening, and disconnect all clients."""
+    def stopService(self) -> Deferred[None]:
+        """Stop listening, and disconnect all clients.
+
+        :returns: fires once they have left.
+        """
         super().stopService()
         self._lag.stop()
         if self._listener is not None:
@@ -167,8 +171,7 @@ class MetricsService(Service):
         if self._pages is not None:
             self._pages.stop()
             self._pages = None
-        if self._factory is not None:
-            self._factory.close()
+        return succeed(None) if self._factory is None else self._factory.close()
 
     def answer(self, request: Request) -> Answer:
         """The figures, for another server's client; only while it runs."""

@@ -174,6 +174,8 @@ def test_tokens_are_listed_and_revoked(server: FakeServer) -> None:
     assert "grafana is revoked" in web("--revoke", "grafana").stdout
     assert "all browsers are logged out" in web("--log-out-all").stdout
     assert [each for each, _ in server.asked[-2:]] == ["RevokeToken", "LogOutAll"]
+    assert json.loads(web("--revoke", "grafana", "--json").stdout) == {"revoked": "grafana"}
+    assert json.loads(web("--log-out-all", "--json").stdout) == {"logged_out": True}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from monconn.addresses import TcpAddress
-from monconn.config.sections import HttpConfig
+from monconn.config.http import HttpConfig
 from monconn.ops.access import Access
 from tests import running_reactor
 

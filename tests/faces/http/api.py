@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from monconn.addresses import TcpAddress
 from monconn.clock import Clock
-from monconn.config.sections import HttpConfig
+from monconn.config.http import HttpConfig
 from monconn.faces.http.app import HttpApp
 from monconn.faces.http.caller import Caller
 from monconn.faces.http.guard import Guard, Unknown

@@ -26,7 +26,7 @@ from monconn.errors import (
     UnknownDevice,
     UnknownService,
 )
-from monconn.faces.http.app import MOST_BODY_BYTES, ROUTES
+from monconn.faces.http.app import ROUTES
 from monconn.faces.http.problems import problem_of
 from monconn.model.record import ConnectionRecord
 from monconn.ops.filters import FilterError
@@ -247,9 +247,13 @@ def test_a_body_must_be_an_object(api: Api, body: bytes) -> None:
     assert reply.json["type"] == "urn:monconn:problem:bad-body"
 
 
-def test_a_body_that_is_too_long_is_refused(api: Api) -> None:
-    body = b'{"seconds": 1' + b" " * MOST_BODY_BYTES + b"}"
-    assert api.ask("POST", "/api/v1/services/web/pause", body).status == 413
+def test_only_a_post_has_a_body(api: Api) -> None:
+    api.ask("POST", "/api/v1/blocks", {"network": "192.0.2.0/24"})
+    refused = api.ask("DELETE", "/api/v1/blocks/192.0.2.0%2F24", {"dry_run": True})
+    assert refused.status == 400
+    assert "in the query" in refused.json["detail"]
+    assert len(api.get("/api/v1/blocks")["rows"]) == 1
+    assert api.ask("GET", "/api/v1/blocks", {"service": "web"}).status == 400
 
 
 @pytest.mark.parametrize(

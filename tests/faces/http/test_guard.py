@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from monconn.access.sessions import IDLE_SECONDS, Session
 from monconn.addresses import TcpAddress, UnixAddress
-from monconn.config.sections import HttpTlsConfig
+from monconn.config.http import HttpTlsConfig
 from monconn.faces.http.caller import Caller
 from monconn.faces.http.guard import (
     CHECK_SECONDS,

@@ -69,6 +69,9 @@ def test_columns_say_what_a_page_needs_to_show_any_listing(api: Api) -> None:
     assert {"name": "state", "computed": True, "usual": True}.items() <= next(
         each for each in answer["connections"]["columns"] if each["name"] == "state"
     ).items()
+    # Rows of a listing that the server does not sort are sorted by the page, in the same order.
+    descending = {each["name"]: each["descending"] for each in answer["devices"]["columns"]}
+    assert (descending["device"], descending["connections"]) == (False, True)
     (state,) = [each for each in answer["connections"]["keys"] if each["name"] == "state"]
     assert "half_closed" in state["choices"]
 

@@ -14,6 +14,8 @@ from twisted.internet.defer import Deferred, succeed
 from monconn.config.explain import Section, Setting
 from monconn.errors import ConfigError, Problem
 from monconn.faces.http.app import ROUTES
+from monconn.faces.http.health import health_routes
+from monconn.faces.http.openapi import describe
 from monconn.faces.http.problems import Problem as HttpProblem
 from monconn.faces.http.problems import problem_of
 from monconn.ops.reload import Change, ReloadResult
@@ -30,6 +32,14 @@ def description() -> Any:
 def test_it_is_valid(description: Any) -> None:
     OpenAPIV31SpecValidator(description).validate()
     assert description["openapi"] == "3.1.0"
+
+
+def test_what_only_a_server_adds_is_described_as_well() -> None:
+    made = describe([*ROUTES, *health_routes(lambda: False)], "session")
+    OpenAPIV31SpecValidator(made).validate()
+    for path in ("/health", "/health/ready"):
+        content = made["paths"][path]["get"]["responses"]["503"]["content"]
+        assert list(content) == ["application/json"]
 
 
 def test_it_is_for_those_who_may_see_the_api() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
 import json
@@ -19,13 +20,19 @@ import pytest_twisted
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
-from monconn.errors import ConfigError
+from monconn.addresses import TcpAddress
+from monconn.clock import MonotonicClock
+from monconn.config.http import HttpConfig, http_at
+from monconn.errors import ConfigError, ListenError
 from monconn.faces.http.page_files import PageFiles
 from monconn.faces.http.problems import Problem
-from monconn.faces.http.service import make_factory
+from monconn.faces.http.service import HttpService, make_factory
+from monconn.monitor.registry import Registry
 from monconn.net.descriptors import USEFUL_LIMIT, reserve_of
 from monconn.net.http.messages import Request, Response
+from monconn.ops.operations import Operations
 from monconn.run.sources import load
+from tests import running_reactor
 from tests.certificates import Certificate, make_certificate
 from tests.run.reloading import ADMIN, World
 
@@ -78,7 +85,86 @@ async def token_of(world: World, role: Any) -> Headers:
     return {"Authorization": f"Bearer {made.token}"}
 
 
+@pytest_twisted.ensureDeferred
+async def test_the_configuration_says_what_was_chosen_at_the_start(world: World) -> None:
+    port = start(world)
+    _, _, body = await ask(port, "/api/v1/config", headers=await token_of(world, "view"))
+    found = {
+        f"{section['path']}.{each['key']}": each["value"]
+        for section in json.loads(body)["sections"]
+        for each in section["settings"]
+    }
+    assert found["http.tokens"] == world.app.operations.http_access().tokens_path
+    assert found["capture.folder"].endswith("/captures")
+
+
+# -- a program of one's own
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_program_of_ones_own_serves_its_monitors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    registry, reactor = Registry(), running_reactor()
+    registry.new("echo")
+    clock = MonotonicClock(reactor)
+    operations = Operations(registry, clock)  # which its control port may have, too
+    service = HttpService(http_at("127.0.0.1:0"), registry, reactor, clock, operations)
+    service.startService()
+    assert service.where is not None
+    port = int(service.where.rpartition(":")[2])
+    made = await operations.http_access().make_token(ADMIN, "operate")
+    headers = {"Authorization": f"Bearer {made.token}"}
+    status, _, body = await ask(port, "/api/v1/services", headers=headers)
+    assert (status, [row["sid"] for row in json.loads(body)["rows"]]) == (200, ["echo"])
+    await service.stopService()
+
+
+def test_it_listens_for_other_machines_only_with_a_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    reactor = running_reactor()
+    config = HttpConfig(TcpAddress("0.0.0.0", 0))
+    service = HttpService(config, Registry(), reactor, MonotonicClock(reactor))
+    with pytest.raises(ListenError, match="must be on this machine"):
+        service.startService()
+    assert service.where is None
+    service.stopService()
+
+
 # -- health
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_stop_ends_streams_in_order(
+    world: World, certificate: Certificate, is_tls: bool
+) -> None:
+    port = start(world, **({"tls": tls_of(certificate)} if is_tls else {}))
+    headers = await token_of(world, "operate")
+    begun: list[bytes] = []
+
+    def read(path: str) -> int:
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_SECONDS)
+        if is_tls:
+            context = context_of(certificate)
+            client = http.client.HTTPSConnection(
+                "127.0.0.1", port, timeout=HANG_SECONDS, context=context
+            )
+        with contextlib.closing(client):
+            client.request("GET", path, headers=headers)
+            response = client.getresponse()
+            begun.append(response.read1())
+            return len(response.read())  # fails if the last chunk is missing
+
+    paths = ("/api/v1/live", "/api/v1/events", "/api/v1/tap?follow=true")
+    reading = [deferToThread(read, path) for path in paths]
+    await world.until(lambda: len(begun) == len(paths))
+    await world.app.stopService()
+    for each in reading:
+        await each
 
 
 @pytest_twisted.ensureDeferred

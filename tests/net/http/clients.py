@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 
-from monconn.net.http.server import HttpFactory
+from monconn.net.http.server import LINGER_SECONDS, HttpFactory
 
 PEER = IPv4Address("TCP", "127.0.0.1", 4711)
 
@@ -101,7 +101,7 @@ class Clients:
     def close(self) -> None:
         """Stop the server, which must leave no timer."""
         self.factory.close()
-        self.turn()
+        self.clock.advance(LINGER_SECONDS)
         assert not self.clock.getDelayedCalls()
 
 

@@ -787,6 +787,44 @@ def test_there_are_so_many_streams(world: World) -> None:
     assert status(world.connect(get(b"/2"))) == 200
 
 
+# -- the stop
+
+
+def test_a_stop_sends_the_ends_of_streams_and_answers(world: World) -> None:
+    events = streaming(world)
+    watching = world.connect(get(b"/events"))
+    world.answers["/long"] = lambda: Response(200, b"x" * 200_000)
+    reading, idle = world.connect(get(b"/long")), world.connect(GET)
+    idle.read_all()
+    half = world.connect(b"GET /")
+    events.write(b"one")
+    assert events.writer is not None
+    events.writer.finish()  # as its service stops first
+    left: list[None] = []
+    world.factory.close().addCallback(left.append)
+    assert half.how_closed == "aborted"
+    for client in (watching, reading, idle):
+        client.read_all()
+        assert client.how_closed == "closed"
+    assert watching.written.endswith(b"3\r\none\r\n0\r\n\r\n")
+    assert len(body_of(reading)) == 200_000
+    for client in (watching, reading, idle):
+        assert not left
+        client.protocol.connectionLost(None)
+    assert left == [None]
+
+
+def test_a_stop_waits_for_nobody_long(world: World) -> None:
+    world.answers["/long"] = lambda: Response(200, b"x" * 200_000)
+    client = world.connect(get(b"/long"))
+    left: list[None] = []
+    world.factory.close().addCallback(left.append)
+    client.protocol.transport.producer.resumeProducing()  # it takes a piece, and then no more
+    world.clock.advance(http_server.LINGER_SECONDS)
+    assert left == [None]
+    assert not world.clock.getDelayedCalls()
+
+
 # -- anything
 
 

@@ -25,6 +25,7 @@ from monconn.ops.filters import parse
 from monconn.ops.rows import HistoryConnectionRow, HistoryEventRow
 from monconn.sinks.history import file_time, schema
 from monconn.sinks.history.file_time import FileTime
+from monconn.sinks.history.presence import Wanted, presence_of
 from monconn.sinks.history.query import HistoryFilter, connections, events, report
 from monconn.sinks.history.retention import prune
 from monconn.sinks.history.schema import check_file, limited, open_for_writing, open_read_only
@@ -34,6 +35,7 @@ from tests.properties import examples
 from .past import HOUR, MEBIBYTE, NOON, RUN, closed, history, refused
 
 USUAL = HistoryFilter()
+PRESENT = Wanted(["192.0.2.1", "192.0.2.0/24"], {"x"}, ["192.0.2.1"], ["tag"])
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """Where many files are made: a disk would have to write each of them."""
 
@@ -70,6 +72,7 @@ def read_all(path: Path) -> None:
             lambda: [shown(HistoryEventRow, each) for each in events(db, USUAL)],
             lambda: connections(db, HistoryFilter(condition=condition, since=NOON)),
             lambda: report(db, USUAL),
+            lambda: presence_of(db, PRESENT, ["web"], NOON, NOON + HOUR, 30.0),
             lambda: report(db, HistoryFilter(since=NOON + 100, until=NOON + 2 * HOUR)),
         ):
             with suppress(sqlite3.Error):  # which the callers turn into a FileError

@@ -127,7 +127,7 @@ export async function blockClients(networks, { service } = {}) {
       ["3600", "1 hour"],
       ["86400", "1 day"],
       ["604800", "7 days"],
-    ].map(([value, text]) => h("option", { value }, text)),
+    ].map(([value, text]) => h("option", { value, selected: value === "3600" }, text)),
   );
   const reason = h("input", { type: "text", id: "block-reason", maxlength: "200", autocomplete: "off" });
   const keep = h("input", { type: "checkbox", id: "block-keep" });
@@ -202,4 +202,3 @@ function namedList(names) {
     more > 0 ? h("li", { class: "muted" }, `and ${formatCount(more)} more`) : null,
   );
 }
-

@@ -3,6 +3,8 @@
  */
 
 const ROOT = new URL("api/v1/", document.baseURI);
+/** A network that has vanished says nothing: without an answer for so long, the server is gone. */
+const ANSWER_MILLISECONDS = 30_000;
 
 /** What went wrong with a call: the problem details of the server (RFC 9457), or that it is gone. */
 export class Problem extends Error {
@@ -68,12 +70,14 @@ export function address(path, params = {}) {
 /**
  * @param {string} path As `address`.
  * @param {Record<string, any>} [params]
- * @param {{signal?: AbortSignal}} [options]
+ * @param {{signal?: AbortSignal, milliseconds?: number}} [options] `milliseconds`: how long to wait
+ *   for the answer.
  * @returns {Promise<any>} The JSON of the answer.
  * @throws {Problem}
  */
-export function get(path, params, options = {}) {
-  return call("GET", address(path, params), undefined, options.signal);
+export function get(path, params, { signal, milliseconds = ANSWER_MILLISECONDS } = {}) {
+  const patience = AbortSignal.timeout(milliseconds);
+  return call("GET", address(path, params), undefined, signal === undefined ? patience : AbortSignal.any([signal, patience]));
 }
 
 /**

@@ -10,6 +10,7 @@ import { notifyProblem } from "./dialogs.js";
 import { drawHeader } from "./header.js";
 import { listenForKeys } from "./keys.js";
 import { live } from "./live.js";
+import { mountLogin } from "./views/login.js";
 
 /**
  * @typedef {import("./types.js").Context} Context
@@ -48,7 +49,7 @@ let columns = null;
 /** @type {{page: Page, thing: string, mounted: Mounted} | null} What is shown. */
 let shown = null;
 let shownNumber = 0;
-/** Whether the view could not be shown, and may be once the server is there again. */
+/** Whether the view could not be shown, and may be with the next tick. */
 let hasFailed = false;
 /** Where to go once somebody is logged in. */
 let wanted = "";
@@ -161,7 +162,15 @@ async function route() {
   const { page, params, thing } = found;
   if (shown !== null && shown.page === page && shown.thing === thing) {
     if (typeof shown.mounted !== "function" && shown.mounted.update !== undefined) {
-      shown.mounted.update(params);
+      const number = shownNumber;
+      try {
+        await shown.mounted.update(params);
+      } catch (error) {
+        if (number === shownNumber) {
+          leave();
+          cannotShow(error);
+        }
+      }
       return;
     }
   }
@@ -169,8 +178,7 @@ async function route() {
   const number = shownNumber;
   const root = h("div", { class: `view view-${page.name}` });
   try {
-    const module = await import(`./views/${page.name}.js`);
-    const view = /** @type {View} */ (module.default);
+    const view = await viewOf(page);
     if (number !== shownNumber) {
       return;
     }
@@ -189,15 +197,45 @@ async function route() {
       unmount(mounted); // somebody was faster
     }
   } catch (error) {
-    if (number !== shownNumber) {
-      return;
+    if (number === shownNumber) {
+      cannotShow(error);
     }
-    hasFailed = true;
-    const text = error instanceof Error ? error.message : String(error);
-    replace(byId("main"), h("h1", null, "This view cannot be shown"), h("p", null, text));
-    if (!(error instanceof Problem) && live.state.state === "live") {
-      throw error;
+  }
+}
+
+/**
+ * @param {Page} page
+ * @returns {Promise<View>}
+ * @throws {Problem} If its script does not come.
+ */
+async function viewOf(page) {
+  try {
+    return (await import(`./views/${page.name}.js`)).default;
+  } catch (error) {
+    if (error instanceof TypeError && /import/.test(error.message)) {
+      throw new Problem(0, "The script of this view cannot be loaded", "");
     }
+    throw error;
+  }
+}
+
+/**
+ * Say so in the place of the view, and try again if it may be another time.
+ *
+ * @param {unknown} error
+ */
+function cannotShow(error) {
+  const isPassing = error instanceof Problem && (error.isGone || error.status === 429 || error.status >= 500);
+  hasFailed = isPassing;
+  const text = error instanceof Error ? error.message : String(error);
+  replace(
+    byId("main"),
+    h("h1", null, "This view cannot be shown"),
+    h("p", null, text),
+    isPassing ? h("p", { class: "muted" }, "This page tries again by itself.") : null,
+  );
+  if (!(error instanceof Problem)) {
+    throw error; // a mistake of the page
   }
 }
 
@@ -266,11 +304,17 @@ export function announce(text) {
 // -- who is logged in
 
 async function begin() {
+  const number = shownNumber;
+  /** @type {Session} */
+  let found;
   try {
-    session = await get("session");
+    found = await get("session");
   } catch (error) {
     if (!(error instanceof Problem)) {
       throw error;
+    }
+    if (number !== shownNumber) {
+      return; // a link was opened meanwhile
     }
     if (error.status === 401) {
       await showLogin("");
@@ -280,6 +324,10 @@ async function begin() {
     }
     return;
   }
+  if (number !== shownNumber) {
+    return;
+  }
+  session = found;
   live.start();
   await route();
 }
@@ -297,7 +345,6 @@ async function showLogin(problem) {
   const root = h("div", { class: "view view-login" });
   replace(byId("main"), root);
   setTitle("Log in");
-  const { mountLogin } = await import("./views/login.js");
   await mountLogin(root, problem, () => {
     history.replaceState(null, "", wanted === "" ? link(START) : wanted);
     wanted = "";
@@ -320,7 +367,7 @@ async function logOut() {
 }
 
 // What one tab does, the others do, too: they share the cookie.
-const accounts = "BroadcastChannel" in window ? new BroadcastChannel("monconn-account") : null;
+const accounts = "BroadcastChannel" in window ? new BroadcastChannel(`monconn-account ${location.pathname}`) : null;
 if (accounts !== null) {
   accounts.onmessage = (event) => {
     if (event.data === "logged_out" && session !== null) {
@@ -364,8 +411,10 @@ live.on("hello", async (hello) => {
   }
 });
 
-live.on("state", (state) => {
-  if (state.state === "live" && hasFailed) {
+// A call may fail, though the stream goes on: so each tick is a reason to try again, and not only
+// that the server is back.
+live.on("tick", () => {
+  if (hasFailed) {
     void route();
   }
 });

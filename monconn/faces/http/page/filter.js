@@ -217,7 +217,9 @@ export class FilterField {
     this.draw();
   }
 
+  /** Nothing is asked for any more, though what was typed last has not been used. */
   destroy() {
+    this.isDestroyed = true; // some browsers have a field lose its focus when it is removed
     clearTimeout(this.timer);
     clearTimeout(this.errorTimer);
   }
@@ -233,6 +235,9 @@ export class FilterField {
   }
 
   onBlur() {
+    if (this.isDestroyed) {
+      return;
+    }
     this.close();
     if (this.value !== this.given || this.isTyping) {
       this.use(true);

@@ -45,7 +45,11 @@ export function drawHeader(session, path, shell) {
   }
   for (const item of byId("header").querySelectorAll("nav a")) {
     const own = item.getAttribute("data-path") ?? "";
-    setAttribute(item, "aria-current", path === own ? "page" : path.startsWith(`${own}/`) ? "true" : null);
+    const isIn = path === own || path.startsWith(`${own}/`);
+    setAttribute(item, "aria-current", path === own ? "page" : isIn ? "true" : null);
+    if (isIn) {
+      item.scrollIntoView({ block: "nearest", inline: "nearest" }); // on a phone, not all have room
+    }
   }
 }
 

@@ -8,8 +8,9 @@
 import { Problem, address, get } from "./api.js";
 import { asDate } from "./units.js";
 
-const LOCK = "monconn-live";
-const CHANNEL = "monconn-live";
+/** Behind a proxy, there may be several monconns at one origin, each below a path of its own. */
+const LOCK = `monconn-live ${location.pathname}`;
+const CHANNEL = LOCK;
 const FIRST_RETRY_MILLISECONDS = 500;
 const MOST_RETRY_MILLISECONDS = 15_000;
 /** Without a tick for so long, the stream is taken for dead. */
@@ -212,7 +213,7 @@ export class Live {
   /** An `EventSource` does not say why it failed: a plain call does. */
   async retry() {
     try {
-      await get("session");
+      await get("session", {}, { milliseconds: SILENT_MILLISECONDS });
     } catch (error) {
       if (!(error instanceof Problem)) {
         throw error;

@@ -304,8 +304,9 @@ export function problemOfFilter(problem) {
  */
 export function whenBack(context, again) {
   let isMissed = false;
-  const off = context.live.on("state", ({ state }) => {
-    if (state === "live" && isMissed) {
+  // Not only when it is back: a call may fail, though the stream goes on.
+  const off = context.live.on("tick", () => {
+    if (isMissed) {
       isMissed = false;
       again();
     }

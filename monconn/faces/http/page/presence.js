@@ -6,7 +6,7 @@ import { asDate, formatDuration } from "./units.js";
 
 /**
  * @typedef {import("./types.js").Row} Row
- * @typedef {import("./charts.js").StripSpan} StripSpan
+ * @typedef {import("./charts/strip.js").StripSpan} StripSpan
  *
  * @typedef {object} Presence
  * @property {number} since Seconds of the wall clock, as are all times here.

@@ -62,7 +62,7 @@
  * @property {(text: string) => void} announce Says a text to screen readers.
  * @property {(title: string) => void} title Sets the title of the window.
  *
- * @typedef {(() => void) | {unmount: () => void, update?: (params: Params) => void}} Mounted
+ * @typedef {(() => void) | {unmount: () => void, update?: (params: Params) => void | Promise<void>}} Mounted
  *   With `update`, a change of the query leaves the view mounted and calls that.
  *
  * @typedef {object} View

@@ -4,7 +4,7 @@
  */
 
 /** @typedef {import("../types.js").Row} Row */
-/** @typedef {import("../charts.js").Sample} Sample */
+/** @typedef {import("../charts/lines.js").Sample} Sample */
 
 /** Ten minutes at one answer a second. */
 const MOST_SAMPLES = 600;

@@ -3,8 +3,8 @@ import { asDate } from "../units.js";
 
 /**
  * @typedef {import("../types.js").Tick} Tick
- * @typedef {import("../charts.js").Bucket} Bucket
- * @typedef {import("../charts.js").Series} Series
+ * @typedef {import("../charts/bars.js").Bucket} Bucket
+ * @typedef {import("../charts/series.js").Series} Series
  */
 
 /**

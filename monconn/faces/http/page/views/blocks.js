@@ -4,7 +4,7 @@ import { confirmAction, notify, notifyProblem } from "../dialogs.js";
 import { h, replace } from "../dom.js";
 import { FilterField } from "../filter.js";
 import { problemOfFilter, serviceChoices, servicePicker, textField } from "../pickers.js";
-import { PlainTable } from "../plaintable.js";
+import { PlainTable } from "../table/plain.js";
 import { formatCount, formatDuration, formatTime } from "../units.js";
 
 /**
@@ -191,6 +191,7 @@ async function mount(root, params, context) {
     unmount() {
       off();
       number += 1;
+      filter.destroy();
       table.destroy();
     },
     update,

@@ -1,12 +1,12 @@
 /** The connections that have closed lately, with their reasons, and the reasons over time. */
 import { Problem, get } from "../api.js";
-import { stackedBars } from "../charts.js";
-import { chooseColumns, chosenColumns } from "../columns.js";
+import { stackedBars } from "../charts/bars.js";
+import { chooseColumns, chosenColumns } from "../table/choice.js";
 import { BUCKET_SECONDS, REASON_SERIES, TickReasons } from "../connection/reasons.js";
 import { notifyProblem } from "../dialogs.js";
 import { h, replace, setText } from "../dom.js";
 import { FilterField } from "../filter.js";
-import { Table } from "../table.js";
+import { Table } from "../table/table.js";
 import { formatCount } from "../units.js";
 
 /**
@@ -15,7 +15,7 @@ import { formatCount } from "../units.js";
  * @typedef {import("../types.js").FilterKey} FilterKey
  * @typedef {import("../types.js").Context} Context
  * @typedef {import("../types.js").Params} Params
- * @typedef {import("../charts.js").Bucket} Bucket
+ * @typedef {import("../charts/bars.js").Bucket} Bucket
  */
 
 /** Periods of the history, as `since` takes them; the first is the time that this page has seen. */

@@ -1,7 +1,7 @@
 /** One connection: how it goes, which side is slow, what is said, and why it ended. */
 import { blockClients, closeConnections } from "../actions.js";
 import { Problem, get, path } from "../api.js";
-import { lineChart } from "../charts.js";
+import { lineChart } from "../charts/lines.js";
 import { ByteView } from "../connection/bytes.js";
 import { drawExplanation, explain } from "../connection/explanation.js";
 import { drawLife } from "../connection/life.js";
@@ -316,7 +316,7 @@ class ConnectionView {
   drawFacts(row) {
     const facts = Object.entries(row.facts ?? {});
     if (facts.length === 0) {
-      replace(this.facts, h("dd", { class: "muted" }, "Nothing is known from its bytes, and nobody has set any."));
+      replace(this.facts, h("dt", null, "none"), h("dd", { class: "muted" }, "Nothing is known from its bytes, and nobody has set any."));
       return;
     }
     const { link } = this.context;

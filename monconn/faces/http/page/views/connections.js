@@ -1,15 +1,17 @@
 /** The live connections: filter, order, selection, and what is done with the selected ones. */
 import { blockClients, closeConnections, closeMatching, counted } from "../actions.js";
 import { Problem, get } from "../api.js";
-import { chooseColumns, chosenColumns } from "../columns.js";
+import { chooseColumns, chosenColumns } from "../table/choice.js";
 import { notifyProblem } from "../dialogs.js";
 import { h, replace, setText } from "../dom.js";
 import { FilterField } from "../filter.js";
-import { Table, cellValue } from "../table.js";
+import { cellValue } from "../table/columns.js";
+import { Table } from "../table/table.js";
 import { formatCount, formatDuration } from "../units.js";
 
 /** A list may be this old: who asks within it shares one. */
 const MAX_AGE_SECONDS = 1;
+const UNREACHABLE_CHARACTERS = 28;
 
 /**
  * @typedef {import("../types.js").Column} Column
@@ -70,7 +72,9 @@ let left = null;
 export default {
   title: "Connections",
   async mount(root, params, context) {
-    const { columns, keys } = await context.columns("connections");
+    const { columns: known, keys } = await context.columns("connections");
+    // "client unreachable for 12.3s" is worth room that is left.
+    const columns = known.map((column) => (column.name === "state" ? { ...column, max_width: UNREACHABLE_CHARACTERS } : column));
     let filter = params.filter ?? "";
     let sort = params.sort ?? "";
     /** Whether the last entry of the browser's history is one of somebody who types. */

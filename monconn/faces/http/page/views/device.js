@@ -1,11 +1,12 @@
 /** One device: who it is, what is usual for it, and what it did. */
 import { Problem, get, path, post } from "../api.js";
 import { closeConnections } from "../actions.js";
-import { strip, timeline } from "../charts.js";
+import { strip } from "../charts/strip.js";
+import { timeline } from "../charts/timeline.js";
 import { confirmAction, notify, notifyProblem } from "../dialogs.js";
 import { h, replace } from "../dom.js";
 import { periodPicker, servicePicker, usualPeriod } from "../pickers.js";
-import { PlainTable } from "../plaintable.js";
+import { PlainTable } from "../table/plain.js";
 import { getPresence, shareText, stripOf } from "../presence.js";
 import { asDate, formatBytes, formatCount, formatDuration, formatTime } from "../units.js";
 import { alarmTags, noDevices, stripKey } from "./devices.js";
@@ -14,7 +15,7 @@ import { alarmTags, noDevices, stripKey } from "./devices.js";
  * @typedef {import("../types.js").Context} Context
  * @typedef {import("../types.js").Params} Params
  * @typedef {import("../types.js").Row} Row
- * @typedef {import("../charts.js").Lane} Lane
+ * @typedef {import("../charts/timeline.js").Lane} Lane
  */
 
 const USUAL = "24h";
@@ -70,7 +71,7 @@ class DeviceView {
     this.head = null;
     /** Of which services there are strips. */
     this.drawn = "";
-    /** @type {Map<string, import("../charts.js").Chart<any>>} */
+    /** @type {Map<string, import("../charts/chart.js").Chart<any>>} */
     this.strips = new Map();
     this.shownHead = "";
     context.title(this.name);
@@ -82,7 +83,7 @@ class DeviceView {
     this.problem = h("p", { class: "error", role: "alert" });
     this.who = h("div", { class: "device-columns" });
     this.stripsPlace = h("div", { class: "device-strips" });
-    this.chart = timeline({ label: `What ${this.name} did`, format: formatDuration });
+    this.chart = timeline({ label: `What ${this.name} did` });
     this.more = h("button", { type: "button", hidden: true, onclick: () => this.showMore() }, "Show more");
     this.count = h("span", { class: "muted" });
     this.table = new PlainTable({
@@ -150,8 +151,10 @@ class DeviceView {
   async load() {
     const mine = (this.number += 1);
     const { since, until } = this.wanted();
+    // The server gives the latest rows, and those after the period are left out here.
+    const limit = until === "" ? this.limit : MOST_ROWS;
     try {
-      const story = await get(path("devices", this.name), { service: this.params.service, since, limit: this.limit, max_age: 1 });
+      const story = await get(path("devices", this.name), { service: this.params.service, since, limit, max_age: 1 });
       if (mine !== this.number) {
         return;
       }
@@ -313,7 +316,7 @@ class DeviceView {
         ...names.map((name) => {
           let chart = this.strips.get(name);
           if (chart === undefined) {
-            chart = strip({ label: `${this.name} at ${name}`, format: formatDuration });
+            chart = strip({ label: `${this.name} at ${name}` });
             this.strips.set(name, chart);
           }
           return h("div", { class: "device-strip" }, h("span", { class: "device-strip-text" }, h("strong", null, name), " ", h("span", { class: "muted" })), chart.element);

@@ -1,12 +1,12 @@
 /** The devices: how often each sends, its alarms, and when it was there. */
 import { Problem, get } from "../api.js";
-import { strip } from "../charts.js";
+import { strip } from "../charts/strip.js";
 import { h, replace } from "../dom.js";
 import { FilterField } from "../filter.js";
 import { notConfigured, periodPicker, problemOfFilter, serviceChoices, servicePicker, usualPeriod } from "../pickers.js";
-import { PlainTable } from "../plaintable.js";
+import { PlainTable } from "../table/plain.js";
 import { getPresence, keyOf, stripOf } from "../presence.js";
-import { formatCount, formatDuration } from "../units.js";
+import { formatCount } from "../units.js";
 
 /**
  * @typedef {import("../types.js").Column} Column
@@ -68,7 +68,7 @@ class DevicesView {
     this.askedFor = "";
     /** @type {import("../presence.js").Presence | null} */
     this.presence = null;
-    /** @type {Map<string, import("../charts.js").Chart<any>>} */
+    /** @type {Map<string, import("../charts/chart.js").Chart<any>>} */
     this.strips = new Map();
     this.isAsking = false;
     this.service = servicePicker(context, { value: params.service ?? "", onChange: (service) => this.go({ service }) });
@@ -262,7 +262,7 @@ class DevicesView {
     const key = keyOf(/** @type {any} */ (row));
     let chart = this.strips.get(key);
     if (chart === undefined) {
-      chart = strip({ label: String(row.name ?? row.device), format: formatDuration });
+      chart = strip({ label: String(row.name ?? row.device) });
       this.strips.set(key, chart);
     }
     return chart;
@@ -299,6 +299,7 @@ class DevicesView {
     this.number += 1;
     this.off();
     this.offAlarm();
+    this.filter.destroy();
     this.table.destroy();
     for (const chart of this.strips.values()) {
       chart.remove();

@@ -4,8 +4,8 @@ import { openDialog } from "../dialogs.js";
 import { h, replace } from "../dom.js";
 import { FilterField } from "../filter.js";
 import { periodPicker, problemOfFilter, serviceChoices, servicePicker, textField, whenBack } from "../pickers.js";
-import { PlainTable } from "../plaintable.js";
-import { cellValue } from "../table.js";
+import { PlainTable } from "../table/plain.js";
+import { cellValue } from "../table/columns.js";
 import { asDate, formatCount, formatValue } from "../units.js";
 import { meaningOf } from "../words.js";
 import { noHistory } from "./report.js";
@@ -41,7 +41,7 @@ export default { title: "History", mount };
  * @param {Params} params
  * @param {Context} context
  */
-function mount(root, params, context) {
+async function mount(root, params, context) {
   if (context.session.has.history === false) {
     replace(root, noHistory("History"));
     return () => {};
@@ -84,7 +84,7 @@ function mount(root, params, context) {
     shown.list.update(params);
   }
 
-  update(params);
+  await update(params);
   return {
     unmount() {
       number += 1;
@@ -259,6 +259,7 @@ class HistoryList {
   destroy() {
     this.number += 1;
     this.back.off();
+    this.filter.destroy();
     this.table.destroy();
   }
 }

@@ -1,6 +1,6 @@
 /** A period in figures: how much, why connections ended, who was there, when it was busy. */
 import { Problem, get } from "../api.js";
-import { stackedBars } from "../charts.js";
+import { stackedBars } from "../charts/bars.js";
 import { h, replace, setAttribute } from "../dom.js";
 import { momentOf, notConfigured, periodPicker, servicePicker, textField, whenBack } from "../pickers.js";
 import { asDate, formatBytes, formatCount, formatDuration, formatTime } from "../units.js";

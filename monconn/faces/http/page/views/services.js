@@ -1,5 +1,5 @@
 /** The services in figures, with their connections and rates over the last minutes. */
-import { sparkline } from "../charts.js";
+import { sparkline } from "../charts/sparkline.js";
 import { get } from "../api.js";
 import { h, keyed, replace, setText } from "../dom.js";
 import { asDate, formatBytes, formatCount, formatDuration, formatRate } from "../units.js";

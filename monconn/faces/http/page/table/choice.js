@@ -1,11 +1,11 @@
 /**
  * Which columns a table shows: somebody's choice is remembered by the browser.
  */
-import { openDialog } from "./dialogs.js";
-import { h } from "./dom.js";
-import { isUsual } from "./table.js";
+import { openDialog } from "../dialogs.js";
+import { h } from "../dom.js";
+import { isUsual } from "./columns.js";
 
-/** @typedef {import("./types.js").Column} Column */
+/** @typedef {import("../types.js").Column} Column */
 
 /**
  * @param {string} listing

@@ -9,23 +9,10 @@
  * somebody points at rows, or moves among them by keys, the order is held: values change in their
  * places, and a row that has ended stays until then, and says so.
  */
-import { h, printable, setAttribute, setText } from "./dom.js";
-import { formatValue } from "./units.js";
+import { h, printable, setAttribute, setText } from "../dom.js";
+import { formatValue } from "../units.js";
+import { cellValue, charactersOf, isDescending, isSortable, isUsual, sortRows } from "./columns.js";
 
-/** Characters that a column of this unit needs, unless it says so itself. */
-const WIDTHS = /** @type {Record<string, number>} */ ({
-  text: 12,
-  count: 7,
-  bytes: 10,
-  bytes_per_second: 12,
-  seconds: 7,
-  time: 9,
-  flag: 5,
-  list: 12,
-  object: 14,
-});
-/** Columns of more importance than this are shown only if they are chosen. */
-const MOST_USUAL_IMPORTANCE = 12;
 /** Rows that are drawn above and below what is in view. */
 const OVERSCAN = 6;
 /** Rows that are asked for above and below what is in view. */
@@ -41,11 +28,10 @@ const MOST_PIXELS = 15_000_000;
 /** Left and right of the text of a cell, and the mark of the order in a head. */
 const CELL_PADDING = 16;
 const SELECT_PIXELS = 34;
-const DESCENDING_UNITS = new Set(["count", "bytes", "bytes_per_second", "seconds", "time", "flag"]);
 
 /**
- * @typedef {import("./types.js").Row} Row
- * @typedef {import("./types.js").Column} Column
+ * @typedef {import("../types.js").Row} Row
+ * @typedef {import("../types.js").Column} Column
  *
  * @typedef {object} Page Rows from an offset on.
  * @property {Row[]} rows
@@ -90,78 +76,6 @@ const DESCENDING_UNITS = new Set(["count", "bytes", "bytes_per_second", "seconds
  * @property {HTMLAnchorElement | null} link
  * @property {number} index
  */
-
-/**
- * The value of a cell: the row's own, or the fact of this name.
- *
- * @param {Column} column
- * @param {Row} row
- * @returns {any}
- */
-export function cellValue(column, row) {
-  return column.name in row ? row[column.name] : row.facts?.[column.name];
-}
-
-/**
- * Whether the column is in a table unless somebody chooses.
- *
- * @param {Column} column
- */
-export function isUsual(column) {
-  return column.usual ?? (column.importance ?? 5) <= MOST_USUAL_IMPORTANCE;
-}
-
-/**
- * Whether rows can be sorted by it.
- *
- * @param {Column} column
- */
-export function isSortable(column) {
-  return column.order !== "" && column.unit !== "list" && column.unit !== "object";
-}
-
-/**
- * Whether the greatest comes first if nothing else is said: as at the server, figures and times
- * begin with the most, texts with A, and ids with the least.
- *
- * @param {Column} column
- */
-function isDescending(column) {
-  if (column.descending !== undefined && column.order) {
-    return column.descending;
-  }
-  return DESCENDING_UNITS.has(column.unit) && column.name !== "id" && column.unit !== "flag";
-}
-
-/**
- * Rows in an order.
- *
- * @param {Row[]} rows
- * @param {Column | undefined} column
- * @param {boolean} isReversed
- * @param {(column: Column, row: Row) => any} valueOf
- * @returns {Row[]}
- */
-export function sortRows(rows, column, isReversed, valueOf) {
-  if (column === undefined) {
-    return rows;
-  }
-  const sign = isDescending(column) !== isReversed ? -1 : 1;
-  const order = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
-  const keyed = rows.map((row) => ({ row, value: valueOf(column, row) }));
-  keyed.sort((one, other) => {
-    const hasOne = one.value !== null && one.value !== undefined && one.value !== "";
-    const hasOther = other.value !== null && other.value !== undefined && other.value !== "";
-    if (!hasOne || !hasOther) {
-      return Number(hasOther) - Number(hasOne); // what has no value comes last either way
-    }
-    if (typeof one.value === "number" && typeof other.value === "number") {
-      return sign * (one.value - other.value);
-    }
-    return sign * order.compare(String(one.value), String(other.value));
-  });
-  return keyed.map((each) => each.row);
-}
 
 let made = 0;
 
@@ -457,7 +371,10 @@ export class Table {
         return;
       }
       if (rank !== undefined && anchor?.[0] !== undefined && rank !== anchor[0].index) {
-        this.shift(rank - anchor[0].index);
+        const by = rank - anchor[0].index;
+        // What is known moves along, until it is asked for again at its new places.
+        this.rows = new Map([...this.rows].map(([index, each]) => [index + by, each]));
+        this.shift(by);
         this.total = page.total ?? this.total;
         this.draw();
         this.isWanted = true;
@@ -716,7 +633,7 @@ export class Table {
     const style = getComputedStyle(this.element);
     this.rowPixels = Number.parseFloat(style.getPropertyValue("--row")) || 28;
     this.charPixels = digitPixels(`${style.fontSize} ${style.fontFamily}`);
-    const needs = (/** @type {Column} */ column) => this.pixels(column, column.width || (WIDTHS[column.unit] ?? 10));
+    const needs = (/** @type {Column} */ column) => this.pixels(column, charactersOf(column));
     let room = width - (this.options.selectable ? SELECT_PIXELS : 0);
     let shown = this.wantedColumns();
     const sum = (/** @type {Column[]} */ columns) => columns.reduce((all, column) => all + needs(column), 0);
@@ -745,7 +662,7 @@ export class Table {
     let left = room - sum(shown);
     const widths = shown.map(needs);
     const wishes = shown.map((column, index) =>
-      Math.max(0, this.pixels(column, column.max_width || column.width || (WIDTHS[column.unit] ?? 10)) - (widths[index] ?? 0)),
+      Math.max(0, this.pixels(column, column.max_width || charactersOf(column)) - (widths[index] ?? 0)),
     );
     const allWishes = wishes.reduce((all, each) => all + each, 0);
     if (left > 0 && allWishes > 0) {
@@ -788,7 +705,7 @@ export class Table {
     const isReversed = this.sort.startsWith("-");
     const cells = this.shown.map((column, index) => {
       const isSorted = column === sorted;
-      const isDown = isDescending(column) !== isReversed;
+      const isDown = isDescending(column, isReversed);
       return h(
         "div",
         {

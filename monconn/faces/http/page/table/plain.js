@@ -4,22 +4,19 @@
  * Columns leave by their importance where the place gets narrow. Arrows up and down go from row to
  * row, by what has the focus in them.
  */
-import { append, h, keyed, replace, setAttribute, setText } from "./dom.js";
-import { cellValue, isUsual } from "./table.js";
-import { formatCount, formatValue } from "./units.js";
+import { append, h, keyed, replace, setAttribute, setText } from "../dom.js";
+import { formatCount, formatValue } from "../units.js";
+import { cellValue, charactersOf, isDescending, isUsual, sortRows } from "./columns.js";
 
 const CHARACTER_PIXELS = 7.4;
 /** Of a cell's padding, in characters. */
 const PADDING = 2.4;
-const WIDTHS = /** @type {Record<string, number>} */ ({ text: 12, count: 7, bytes: 10, bytes_per_second: 12, seconds: 8, time: 9, flag: 4, list: 12, object: 14 });
 const NUMBERS = new Set(["count", "bytes", "bytes_per_second", "seconds"]);
-/** Of these, the greatest comes first unless the other way round is wanted, as at the server. */
-const DESCENDING = new Set([...NUMBERS, "time"]);
 const PAGE_ROWS = 100;
 
 /**
- * @typedef {import("./types.js").Row} Row
- * @typedef {import("./types.js").Column} Column
+ * @typedef {import("../types.js").Row} Row
+ * @typedef {import("../types.js").Column} Column
  *
  * @typedef {object} PlainTableOptions
  * @property {string} label What the rows are, for screen readers.
@@ -104,7 +101,9 @@ export class PlainTable {
       (name) => this.header(name),
       (cell, name) => this.drawHeader(cell, name),
     );
-    const ordered = options.isSorted ? this.rows : this.ordered();
+    const sorted = this.sort.replace(/^-/, "");
+    const column = options.columns.find((each) => each.name === sorted);
+    const ordered = options.isSorted ? this.rows : sortRows(this.rows, column, this.sort.startsWith("-"), cellValue);
     const last = Math.max(0, Math.ceil(ordered.length / PAGE_ROWS) - 1);
     this.page = Math.min(this.page, last);
     const rows = ordered.slice(this.page * PAGE_ROWS, (this.page + 1) * PAGE_ROWS);
@@ -169,7 +168,7 @@ export class PlainTable {
   drawHeader(cell, name) {
     const column = this.shown.find((each) => each.name === name);
     const isIt = column !== undefined && this.sort.replace(/^-/, "") === name;
-    setAttribute(cell, "aria-sort", isIt ? (this.isDescending(column) ? "descending" : "ascending") : null);
+    setAttribute(cell, "aria-sort", isIt ? (isDescending(column, this.sort.startsWith("-")) ? "descending" : "ascending") : null);
   }
 
   /** @param {string} name */
@@ -178,33 +177,6 @@ export class PlainTable {
     this.page = 0;
     this.options.onSort(this.sort);
     this.draw();
-  }
-
-  /** @param {Column} column By which rows are sorted. */
-  isDescending(column) {
-    const isUsually = this.options.isSorted ? column.descending === true : DESCENDING.has(column.unit);
-    return isUsually !== this.sort.startsWith("-");
-  }
-
-  ordered() {
-    const name = this.sort.replace(/^-/, "");
-    const column = this.options.columns.find((each) => each.name === name);
-    if (column === undefined) {
-      return this.rows;
-    }
-    const sign = this.isDescending(column) ? -1 : 1;
-    const keyed = this.rows.map((row) => ({ row, value: cellValue(column, row) }));
-    keyed.sort((one, other) => {
-      const [a, b] = [one.value, other.value];
-      if (isNone(a) || isNone(b)) {
-        return Number(isNone(a)) - Number(isNone(b)); // those without a value come last either way
-      }
-      if (typeof a === "number" && typeof b === "number") {
-        return sign * (a - b);
-      }
-      return sign * String(a).localeCompare(String(b), "en", { numeric: true });
-    });
-    return keyed.map(({ row }) => row);
   }
 
   /** @param {Row} row */
@@ -347,10 +319,5 @@ export class PlainTable {
 
 /** @param {Column} column */
 function widthOf(column) {
-  return Math.max(column.width || WIDTHS[column.unit] || 10, column.title.length);
-}
-
-/** @param {unknown} value */
-function isNone(value) {
-  return value === null || value === undefined || value === "" || (Array.isArray(value) && value.length === 0);
+  return Math.max(charactersOf(column), column.title.length);
 }

@@ -190,7 +190,8 @@ class Operations:
         if self.access is None:
             raise NotConfigured(
                 "this monconn serves no HTTP: add http: {listen: 127.0.0.1:9180} to its"
-                " configuration (with -p: the option --http), and restart it"
+                " configuration (with -p: the option --http; at an endpoint: mon.http=9180), and"
+                " restart it"
             )
         return self.access
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.python.failure import Failure
@@ -333,6 +333,12 @@ class _Program:
     services: dict[ControlConfig | HttpConfig, Any] = attrs.field(factory=dict)
     users: Counter[ControlConfig | HttpConfig] = attrs.field(factory=Counter)
 
+    def end_streams(self) -> Deferred[Any]:
+        """Have HTTP clients take the ends of their streams: a reactor that stops waits for them
+        here, and not once their port is closed."""
+        pages = [each for config, each in self.services.items() if isinstance(config, HttpConfig)]
+        return DeferredList([each.stopService() for each in pages])
+
 
 class _AdminPorts:
     """The control ports and HTTP APIs of endpoints; those that name the same one share it."""
@@ -354,6 +360,7 @@ class _AdminPorts:
         if program is None:
             devices = DevicesService(USUAL_DEVICES, monconn.registry, clock)
             program = self._programs[reactor] = _Program(devices)
+            reactor.addSystemEventTrigger("before", "shutdown", program.end_streams)
         if config not in program.services:
             if program.operations is None:
                 program.operations = Operations(monconn.registry, clock, devices=program.devices)

@@ -502,7 +502,7 @@ def twistd(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 
     def start(*args: str | Path) -> Program:
         argv = [SCRIPTS / "twistd", f"--pidfile={tmp_path}/{len(started)}.pid", "-n", *args]
-        env = {"XDG_RUNTIME_DIR": str(tmp_path)}
+        env = {"XDG_RUNTIME_DIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
         started.append(Program(argv, cwd=tmp_path, env=env))
         return started[-1]
 
@@ -551,6 +551,24 @@ def live(client: Client) -> list[dict[str, Any]]:
 def end_in_order(program: Program) -> None:
     program.send(15)
     assert program.status() in (0, -15)  # twistd ends itself by the signal that ended it
+
+
+def test_twistd_ends_the_streams_of_the_page_in_order(
+    twistd: Callable[..., Program], control: Callable[[Program], Client], tmp_path: Path
+) -> None:
+    page = tmp_path / "h.sock"
+    options = f"mon.name=web:mon.control=default:mon.http={page}"
+    web = twistd("web", "--path", tmp_path, "--listen", f"monconn:{INNER}:{options}")
+    token = control(web).call("MakeToken", role="view", name="t")["token"]
+    connection = http.client.HTTPConnection("localhost", timeout=HANG_SECONDS)
+    with closing(connection), socket.socket(socket.AF_UNIX) as connection.sock:
+        connection.sock.connect(str(page))
+        headers = {"Authorization": f"Bearer {token}"}
+        connection.request("GET", "/api/v1/live", headers=headers)
+        answer = connection.getresponse()
+        assert b"event: hello" in answer.read1()
+        end_in_order(web)
+        answer.read()  # fails if the last chunk is missing
 
 
 @pytest.mark.parametrize("inner", [INNER, QUOTED])

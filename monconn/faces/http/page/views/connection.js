@@ -151,13 +151,11 @@ class ConnectionView {
   }
 
   async readColumns() {
-    for (const listing of ["closed", "connections"]) {
-      try {
-        const { columns } = await this.context.columns(listing);
-        for (const column of columns) this.columns.set(column.name, column);
-      } catch (error) {
-        if (!(error instanceof Problem)) throw error; // then fields go by their names
-      }
+    try {
+      const { columns } = await this.context.columns("connection");
+      for (const column of columns) this.columns.set(column.name, column);
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error; // then fields go by their names
     }
   }
 

@@ -35,6 +35,8 @@ SLICE_SECONDS = 0.001
 QUEUE_SECONDS = 0.004
 """How long the calls of a :class:`TurnQueue` take in one turn; the last may exceed it by its own
 time."""
+BURST_SECONDS = 0.1
+"""How long the calls of one with a share may take at once, after a time without any."""
 
 TURN_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 """The ranges of the histograms of turns, in seconds."""
@@ -203,10 +205,15 @@ class TurnQueue:
     """What the clients of a server have asked for: one call for each in a turn, whatever it sends.
 
     :param clock: monotonic time and timers.
+    :param share: the most of the loop's time that the calls take, as a part of it, once they have
+        taken :data:`BURST_SECONDS`.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, share: float = 1.0) -> None:
         self._clock = clock
+        self._share = share
+        self._left_seconds = BURST_SECONDS  # less than none after more was used
+        self._counted_at = clock.seconds()
         self._calls: deque[Callable[[], object]] = deque()
         self._timer: IDelayedCall | None = None
 
@@ -214,19 +221,31 @@ class TurnQueue:
         """Call something in a later turn; it must not raise."""
         self._calls.append(call)
         if self._timer is None:
-            self._timer = self._clock.callLater(0, self._take_turn)
+            self._timer = self._clock.callLater(self._pause(0.0), self._take_turn)
+
+    def _pause(self, took: float) -> float:
+        """For how long nothing may be called, after a turn's calls that took some time."""
+        if self._share == 1:
+            return 0.0
+        now = self._clock.seconds()
+        self._left_seconds += self._share * (now - self._counted_at) - took
+        self._left_seconds = min(self._left_seconds, BURST_SECONDS)
+        self._counted_at = now
+        return max(0.0, -self._left_seconds / self._share)
 
     def _take_turn(self) -> None:
         self._timer = None
-        ends = self._clock.seconds() + QUEUE_SECONDS
+        began = self._clock.seconds()
+        ends = began + QUEUE_SECONDS
         try:
             for _ in range(len(self._calls)):  # what they add is for the turn after this one
                 self._calls.popleft()()
                 if self._clock.seconds() >= ends:
                     break
         finally:
+            pause = self._pause(self._clock.seconds() - began)
             if self._calls and self._timer is None:
-                self._timer = self._clock.callLater(0, self._take_turn)
+                self._timer = self._clock.callLater(pause, self._take_turn)
 
 
 # -- how long turns take

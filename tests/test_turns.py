@@ -15,6 +15,7 @@ from twisted.logger import capturedLogs, formatEvent
 from monconn import turns
 from monconn.relay.sockets.loop import HAS_EPOLL
 from monconn.turns import (
+    BURST_SECONDS,
     LOG_PERIOD_SECONDS,
     LONG_SECONDS,
     QUICK_SECONDS,
@@ -24,6 +25,7 @@ from monconn.turns import (
     WORK_SECONDS,
     RecentMaximum,
     TurnMeter,
+    TurnQueue,
     TurnWatch,
     describe_stack,
     in_turns,
@@ -170,6 +172,47 @@ def test_a_step_may_add_work_and_cancel_its_own() -> None:
     for _ in range(4):
         clock.turn()
     assert done == ["added"]
+
+
+# -- the queue
+
+
+def test_a_queue_with_a_share_takes_no_more_of_the_time() -> None:
+    clock = TurnClock()
+    queue = TurnQueue(clock, 0.2)
+    called: list[float] = []
+
+    def call() -> None:
+        called.append(clock.seconds())
+        clock.work(0.01)
+
+    def called_within_a_second() -> int:
+        called.clear()
+        ends = clock.seconds() + 1
+        while clock.seconds() < ends:
+            queue.add(call)
+            clock.turn()
+            clock.work(0.001)  # what others do
+        return len(called)
+
+    # As much as may be at once, and then a fifth of the time.
+    assert 0.01 * called_within_a_second() == pytest.approx(BURST_SECONDS + 0.2, abs=0.02)
+    assert 0.01 * called_within_a_second() == pytest.approx(0.2, abs=0.02)
+    while queue._calls:
+        clock.turn()
+        clock.work(0.001)
+    clock.work(100)  # it may not take more later
+    assert 0.01 * called_within_a_second() == pytest.approx(BURST_SECONDS + 0.2, abs=0.02)
+
+
+def test_a_queue_without_a_share_goes_on_in_the_next_turn() -> None:
+    clock = TurnClock()
+    queue = TurnQueue(clock)
+    for _ in range(50):
+        queue.add(lambda: clock.work(0.01))
+    for _ in range(50):
+        clock.turn()
+    assert clock.seconds() == pytest.approx(0.5)
 
 
 # -- the meter

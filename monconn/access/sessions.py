@@ -11,6 +11,7 @@ import base64
 import hashlib
 import hmac
 import json
+import math
 import secrets
 from collections.abc import Mapping
 from typing import Any, Literal, cast
@@ -26,6 +27,9 @@ MOST_SECONDS = 7 * 86400.0
 RENEW_SECONDS = 600.0
 """The age from which a cookie is replaced by one that lasts longer."""
 MOST_LOGGED_OUT = 10_000
+MOST_OF_NAME = 100
+"""How many sessions of one name may be logged out before their time; with one more, all of that
+name are. So those who may only view end no session of others by logging in and out."""
 NoSession = Literal["ended", "unknown"]
 """A cookie whose session has ended, or that this key has not signed."""
 _SKEW_SECONDS = 300.0
@@ -65,12 +69,15 @@ class SessionKeys:
 
     :param instance: tells the cookies of this monconn from those of others; it never changes.
     :param key: signs cookies; another one ends all sessions.
-    :param logged_out: ids of sessions that were logged out, and when they would have ended.
+    :param logged_out: ids and names of sessions that were logged out, and when they would have
+        ended.
+    :param ended: names all of whose sessions were logged out that were opened up to a time.
     """
 
     instance: str
     key: bytes = attrs.field(repr=False)
     logged_out: Mapping[str, float] = attrs.field(factory=dict)
+    ended: Mapping[str, float] = attrs.field(factory=dict)
 
     @classmethod
     def new(cls, instance: str | None = None) -> SessionKeys:
@@ -107,16 +114,24 @@ class SessionKeys:
     def is_open(self, session: Session, now: float) -> bool:
         """Whether a session that was signed by this key has not ended."""
         is_of_now = session.renewed_at - _SKEW_SECONDS <= now < session.ends_at()
-        return is_of_now and session.id not in self.logged_out
+        has_ended = session.opened_at <= self.ended.get(session.name, -math.inf)
+        return is_of_now and not has_ended and _mark_of(session) not in self.logged_out
 
     def without(self, session: Session, now: float) -> SessionKeys:
-        """The same with a session logged out. If too many are, a new key logs out all."""
+        """The same with a session logged out. If too many of its name are, all of that name are; if
+        too many at all, a new key logs out all."""
         kept = {each: end for each, end in self.logged_out.items() if end > now}
+        ended = {name: at for name, at in self.ended.items() if at + MOST_SECONDS > now}
         # Renewed by another request meanwhile, its cookie lasts longer.
-        kept[session.id] = session.opened_at + MOST_SECONDS
-        if len(kept) > MOST_LOGGED_OUT:
+        kept[_mark_of(session)] = session.opened_at + MOST_SECONDS
+        of_name = [each for each in kept if each.partition(" ")[2] == session.name]
+        if len(of_name) > MOST_OF_NAME:
+            ended[session.name] = max(now, session.opened_at)
+            for each in of_name:
+                del kept[each]
+        if len(kept) + len(ended) > MOST_LOGGED_OUT:
             return SessionKeys.new(self.instance)
-        return attrs.evolve(self, logged_out=kept)
+        return attrs.evolve(self, logged_out=kept, ended=ended)
 
     def token_id(self, digest: bytes) -> str:
         """What a session says of a token: it tells nothing of its digest."""
@@ -143,6 +158,7 @@ class SessionKeys:
             "instance": self.instance,
             "key": self.key.hex(),
             "logged_out": dict(self.logged_out),
+            "ended": dict(self.ended),
         }
         return json.dumps(content).encode() + b"\n"
 
@@ -155,10 +171,16 @@ def decode_keys(content: bytes) -> SessionKeys | None:
             return None
         instance, key = found["instance"], bytes.fromhex(found["key"])
         logged_out = {str(each): float(end) for each, end in found["logged_out"].items()}
+        ended = {str(name): float(at) for name, at in found.get("ended", {}).items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     is_right = isinstance(instance, str) and instance.isalnum() and instance.isascii()
-    return SessionKeys(instance, key, logged_out) if is_right and len(key) == 32 else None
+    is_right = is_right and len(key) == 32
+    return SessionKeys(instance, key, logged_out, ended) if is_right else None
+
+
+def _mark_of(session: Session) -> str:
+    return f"{session.id} {session.name}"
 
 
 def _session(payload: bytes, key_id: str) -> Session | None:

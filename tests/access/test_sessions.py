@@ -16,6 +16,7 @@ from monconn.access.codes import CODE_SECONDS, MOST_CODES, Codes, Grant
 from monconn.access.sessions import (
     IDLE_SECONDS,
     MOST_LOGGED_OUT,
+    MOST_OF_NAME,
     MOST_SECONDS,
     Session,
     SessionKeys,
@@ -129,6 +130,30 @@ def test_too_many_that_have_logged_out_log_all_out() -> None:
     assert full.instance == keys.instance
     assert full.logged_out == {}
     assert full.read(keys.sign(other), NOW) == full.read(keys.sign(first), NOW) == "unknown"
+
+
+def test_who_logs_out_very_often_ends_no_session_of_others() -> None:
+    other, first = make_session(), make_session()
+    keys = KEYS
+    for number in range(MOST_LOGGED_OUT + 1):
+        keys = keys.without(attrs.evolve(first, id=f"{number}", name="token grafana"), NOW)
+    assert keys.read(keys.sign(other), NOW) == other
+    assert keys.read(keys.sign(attrs.evolve(first, id="0", name="token grafana")), NOW) == "ended"
+
+
+def test_too_many_of_one_name_log_all_of_that_name_out() -> None:
+    keys, same, other = KEYS, make_session(), attrs.evolve(make_session(), name="another")
+    gone = [attrs.evolve(same, id=f"{number}") for number in range(MOST_OF_NAME + 1)]
+    for each in gone:
+        assert isinstance(keys.read(keys.sign(same), NOW), Session)
+        keys = keys.without(each, NOW)
+    assert keys.logged_out == {}
+    assert {keys.read(keys.sign(each), NOW) for each in (*gone, same)} == {"ended"}
+    assert keys.read(keys.sign(other), NOW) == other
+    later = attrs.evolve(same, id="later", opened_at=NOW + 1, renewed_at=NOW + 1)
+    assert keys.read(keys.sign(later), NOW + 1) == later
+    assert decode_keys(keys.encode()) == keys
+    assert keys.without(other, NOW + MOST_SECONDS).ended == {}
 
 
 def test_the_file_brings_back_the_same() -> None:

@@ -24,7 +24,7 @@ def _events(call: Call) -> Response:
     call.shared.check_room(call.known_caller)
     arguments = call.arguments
     stream = call.shared.events.stream(
-        arguments.get("service"), arguments.get("filter"), _last_id(call)
+        arguments.get("service"), arguments.get("filter"), _last_id(call), call.known_caller
     )
     return call.shared.answer(call.known_caller, stream)
 

@@ -129,7 +129,9 @@ class HttpApp:
             return answer
         max_age = call.arguments.get("max_age")
         if not max_age or "cursor" in call.arguments:  # the rest of a list is its caller's own
-            return route.run(call)
+            if call.caller is None:
+                return route.run(call)
+            return self.shared.queues.run(call.caller, lambda: route.run(call))
         # As they were sent: of 1h, the value is another one each time.
         others = sorted(pair for pair in _query(call.request, []) if pair[0] != "max_age")
         key = call.request.path, tuple(others)

@@ -16,6 +16,7 @@ import attrs
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
+from monconn.faces.http.caller import Caller
 from monconn.faces.http.problems import Problem
 from monconn.faces.http.sse import (
     HEARTBEAT,
@@ -33,6 +34,8 @@ from monconn.turns import in_turns
 
 MOST_CHANNELS = 32
 """The most filters at the same time, those that nobody reads for now included."""
+MOST_OF_CALLER = 8
+"""Of these, the most that one caller reads."""
 MOST_HELD_EVENTS = 10_000
 """The most events of one filter that are held."""
 MOST_HELD_BYTES = 16 * 1024 * 1024
@@ -63,10 +66,12 @@ class _Reader:
     """One client.
 
     :param position: the number of the last event that it was sent.
+    :param caller: who it is; None if that is of no matter.
     :param missed: whether it has missed events before that, nobody knows how many.
     """
 
     position: int
+    caller: Caller | None = None
     has_missed: bool = False
 
 
@@ -99,12 +104,13 @@ class Channel:
 
     # -- its clients
 
-    def stream(self, last_id: str | None) -> EventStream:
+    def stream(self, last_id: str | None, caller: Caller | None = None) -> EventStream:
         """One more client.
 
         :param last_id: of the last event that it got; None if it begins.
+        :param caller: who it is.
         """
-        reader = _Reader(self._last)
+        reader = _Reader(self._last, caller)
         if last_id is not None:
             number = self._number_of(last_id)
             if number is None:
@@ -271,20 +277,27 @@ class Channels:
         return len(self._channels)
 
     def stream(
-        self, service: str | None = None, filter: str | None = None, last_id: str | None = None
+        self,
+        service: str | None = None,
+        filter: str | None = None,
+        last_id: str | None = None,
+        caller: Caller | None = None,
     ) -> EventStream:
         """The events of a filter.
 
         :param last_id: of the last event that the client got; None if it begins.
+        :param caller: who asks.
         :raises UnknownService: there is none with this name.
         :raises FilterError: the filter cannot be understood.
         :raises Problem: there are too many filters.
         """
-        return self._channel(service, filter or "").stream(last_id)
+        return self._channel(service, filter or "", caller).stream(last_id, caller)
 
-    def _channel(self, service: str | None, filter: str) -> Channel:
+    def _channel(self, service: str | None, filter: str, caller: Caller | None) -> Channel:
         key = service, filter
         channel = self._channels.get(key)
+        if channel is None or not channel.readers:
+            self._check_room(caller)
         if channel is None:
             if len(self._channels) >= MOST_CHANNELS:
                 self._make_room()
@@ -295,6 +308,22 @@ class Channels:
             self._made += 1
             self._channels[key] = channel
         return channel
+
+    def _check_room(self, caller: Caller | None) -> None:
+        if caller is None:
+            return
+        read = [
+            each
+            for each in self._channels.values()
+            if any(reader.caller == caller for reader in each.readers.values())
+        ]
+        if len(read) >= MOST_OF_CALLER:
+            raise Problem(
+                429,
+                f"{caller.name} reads {MOST_OF_CALLER} filters already: end one first",
+                "too-many-streams",
+                headers=(("Retry-After", "10"),),
+            )
 
     def _make_room(self) -> None:
         unread = next((each for each in self._channels.values() if not each.readers), None)

@@ -38,12 +38,13 @@ from monconn.net.listen import (
 )
 from monconn.net.tls import ServerTls, files_digest
 from monconn.net.tls_faults import TlsError
-from monconn.net.tls_serving import TlsFactory
+from monconn.net.tls_serving import HANDSHAKE_SHARE, TlsFactory
 from monconn.ops.access import Access
 from monconn.ops.operations import Operations
 from monconn.policy.sides import Keepalive
 from monconn.policy.tls import ListenTls
 from monconn.sinks.metrics.service import check_library
+from monconn.turns import TurnQueue
 
 if TYPE_CHECKING:  # needs h11
     from monconn.net.http.server import HttpFactory
@@ -139,7 +140,8 @@ class HttpService(Service):
             served: IProtocolFactory = factory
             if self._config.tls is not None:
                 self._tls = _TlsConnections(*_read_tls(self._config.tls))
-                served = TlsFactory(self._tls, factory, factory.queue)
+                handshakes = TurnQueue(self._clock, HANDSHAKE_SHARE)
+                served = TlsFactory(self._tls, factory, handshakes)
             sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
         if not isinstance(address, UnixAddress):
             self._access.port = sock.getsockname()[1]

@@ -7,6 +7,7 @@ from monconn.faces.http.caller import Caller
 from monconn.faces.http.events import Channels
 from monconn.faces.http.live import Live
 from monconn.faces.http.problems import Problem
+from monconn.faces.http.queues import CallerQueues
 from monconn.faces.http.sse import EventStream
 from monconn.faces.http.tapping import HttpTaps
 from monconn.faces.http.walks import Walks
@@ -29,6 +30,7 @@ class Shared:
         self.taps = HttpTaps(operations)
         self.answers = SharedAnswers(operations.clock)
         self.walks = Walks(operations.clock)
+        self.queues = CallerQueues(operations.clock)
         self._streams: dict[EventStream, Caller] = {}
 
     def check_room(self, caller: Caller) -> None:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from monconn.faces.http.events import MOST_OF_CALLER
 from monconn.faces.http.shared import STREAMS_OF_CALLER
 from monconn.model.actions import OWN_CODE
 from monconn.net.http.messages import Response
@@ -90,6 +91,19 @@ def test_a_caller_has_so_many_streams(api: Api) -> None:
     assert (reply.status, reply.header("Retry-After")) == (429, "10")
     clients[0].leave()
     open_stream(api, "/api/v1/events")
+
+
+def test_a_caller_reads_so_many_filters(api: Api) -> None:
+    target = "/api/v1/events?filter=client:192.0.2."
+    clients = [open_stream(api, f"{target}{number}") for number in range(MOST_OF_CALLER)]
+    assert api.ask("GET", f"{target}99", role="view").status == 429
+    others = api.ask("GET", f"{target}99", role="view", name="another")
+    assert others.status == 200
+    # Those that are read already take nothing more.
+    clients.append(open_stream(api, f"{target}1"))
+    clients[0].leave()
+    open_stream(api, f"{target}99")
+    assert api.ask("GET", f"{target}0", role="view").status == 429
 
 
 def test_lists_with_max_age_are_shared(api: Api) -> None:

@@ -220,7 +220,7 @@ def check_http(config: HttpConfig) -> list[Remark]:
         missing.
     """
     with _errors():
-        make_factory(lambda request: None, None)  # type: ignore[arg-type,return-value]
+        _require_library()
         remarks = []
         if config.metrics:
             check_library()
@@ -246,17 +246,27 @@ def make_factory(handler: Handler, clock: Clock, descriptors: int = USEFUL_LIMIT
         those that are held back for admin interfaces and files, at most.
     :raises ListenError: the library is missing.
     """
-    try:
-        from monconn.net.http.requests import Limits
-        from monconn.net.http.server import HttpFactory
-    except ModuleNotFoundError as error:
-        if error.name != "h11":
-            raise
-        raise ListenError("needs h11: pip install 'monconn[http]'") from None
+    _require_library()
+    from monconn.net.http.requests import Limits
+    from monconn.net.http.server import HttpFactory
+
     fifth = max(reserve_of(descriptors) // 5, 2)
     clients, streams = min(MOST_CLIENTS, 2 * fifth), min(MOST_STREAMS, fifth)
     limits = Limits(clients, streams, MOST_HEAD_BYTES, MOST_BODY_BYTES, IDLE_SECONDS)
     return HttpFactory(handler, clock, limits, SECURITY_HEADERS)
+
+
+def _require_library() -> None:
+    """Find whether the server can be imported.
+
+    :raises ListenError: the library is missing.
+    """
+    try:
+        import monconn.net.http.server  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "h11":
+            raise
+        raise ListenError("needs h11: pip install 'monconn[http]'") from None
 
 
 def _read_tls(config: HttpTlsConfig) -> tuple[ServerTls, bytes]:

@@ -35,7 +35,7 @@ class Matrix(World):
         config = attrs.evolve(self.config, metrics=True)
         anything: Any = lambda *_: Response()  # noqa: E731
         served = HttpService(
-            config, operations, self.access, anything, self.clock, anything, anything
+            config, self.registry, anything, self.clock, operations, metrics=anything
         )
         self.routes = served._app.routes
         guard = Guard(config, self.access, self.clock)

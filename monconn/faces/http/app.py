@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -116,7 +117,8 @@ class HttpApp:
         return self._run(route, call)
 
     def _run(self, route: Route, call: Call) -> Answer:
-        answers, name = self.shared.answers, "" if call.caller is None else call.caller.name
+        answers, queues = self.shared.answers, self.shared.queues
+        name = "" if call.caller is None else call.caller.name
 
         def acted(result: Any) -> Any:
             answers.acted(name)
@@ -131,11 +133,12 @@ class HttpApp:
         if not max_age or "cursor" in call.arguments:  # the rest of a list is its caller's own
             if call.caller is None:
                 return route.run(call)
-            return self.shared.queues.run(call.caller, lambda: route.run(call))
+            return queues.run(call.caller, lambda: route.run(call))
         # As they were sent: of 1h, the value is another one each time.
         others = sorted(pair for pair in _query(call.request, []) if pair[0] != "max_age")
         key = call.request.path, tuple(others)
-        return answers.get(key, max_age, lambda: route.run(call), name)
+        get = partial(answers.get, key, max_age, lambda: route.run(call), name)
+        return get() if call.caller is None else queues.share(call.caller, get)
 
     def _explain(self, failure: Failure, request: Request) -> Response:
         failure.trap(Exception)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +22,9 @@ caller had asked for at once took 1 GB, and its queries all of the history's pla
 MOST_WAITING = 32
 """How many more requests of one caller may wait. Who waits keeps its place among the clients: those
 of one caller must not take all of them."""
+MOST_SHARED = 160
+"""How many requests of one caller may wait for answers that they share with others: three of each
+of fifty pages."""
 _Key = tuple[str, str]
 
 
@@ -41,6 +45,14 @@ class CallerQueues:
     def __init__(self, clock: Clock) -> None:
         self._turns = TurnQueue(clock)
         self._queues: dict[_Key, _Queue] = {}
+        self._sharing: Counter[_Key] = Counter()
+        self.most_waiting = MOST_WAITING
+        self.most_shared = MOST_SHARED
+
+    def fit(self, clients: int) -> None:
+        """Have one caller's requests leave some of so many places for clients to others."""
+        self.most_waiting = min(MOST_WAITING, clients // 8)
+        self.most_shared = min(MOST_SHARED, clients * 5 // 8)
 
     def __len__(self) -> int:
         """For how many callers answers are being made."""
@@ -56,16 +68,30 @@ class CallerQueues:
         queue = self._queues.setdefault(key, _Queue())
         if queue.making < MADE_AT_ONCE and not queue.waiting:
             return self._make(key, queue, make)
-        if len(queue.waiting) >= MOST_WAITING:
-            raise Problem(
-                429,
-                f"{caller.name} waits for {MADE_AT_ONCE + MOST_WAITING} answers already",
-                "too-many-requests",
-                headers=(("Retry-After", "1"),),
-            )
+        if len(queue.waiting) >= self.most_waiting:
+            raise _too_many(caller, MADE_AT_ONCE + self.most_waiting)
         place: Deferred[None] = Deferred(queue.waiting.pop)
         queue.waiting[place] = None
         return place.addCallback(lambda _: self._make(key, queue, make))
+
+    def share(self, caller: Caller, get: Callable[[], Deferred[Response]]) -> Deferred[Response]:
+        """Wait for an answer that is made for others, too.
+
+        :param get: asks for it.
+        :raises Problem: too many requests of this caller wait so already.
+        """
+        key = caller.kind, caller.name
+        if self._sharing[key] >= self.most_shared:
+            raise _too_many(caller, self.most_shared)
+        self._sharing[key] += 1
+
+        def over(result: Response) -> Response:  # or the failure
+            self._sharing[key] -= 1
+            if not self._sharing[key]:
+                del self._sharing[key]
+            return result
+
+        return get().addBoth(over)
 
     def _make(self, key: _Key, queue: _Queue, make: Callable[[], Answer]) -> Deferred[Response]:
         queue.making += 1
@@ -94,3 +120,12 @@ class CallerQueues:
     def _drop_unused(self, key: _Key, queue: _Queue) -> None:
         if not queue.making and self._queues.get(key) is queue:
             del self._queues[key]
+
+
+def _too_many(caller: Caller, count: int) -> Problem:
+    return Problem(
+        429,
+        f"{caller.name} waits for {count} answers already",
+        "too-many-requests",
+        headers=(("Retry-After", "1"),),
+    )

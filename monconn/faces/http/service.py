@@ -137,6 +137,7 @@ class HttpService(Service):
             self._factory = factory = make_factory(self._app, self._clock, limit)
             # One that waits keeps its place: those who guess must not take all of them.
             self._guard.most_waiting = min(MOST_WAITING, factory.limits.clients // 4)
+            self._app.shared.queues.fit(factory.limits.clients)
             served: IProtocolFactory = factory
             if self._config.tls is not None:
                 self._tls = _TlsConnections(*_read_tls(self._config.tls))

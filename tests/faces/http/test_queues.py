@@ -113,3 +113,33 @@ def test_a_caller_has_some_of_the_historys_queries() -> None:
         done += 1
         api.clock.turn()
     assert [api.result(each).status for each in (*answers, theirs)] == [200] * 31
+
+
+def test_so_many_may_wait_for_what_they_share() -> None:
+    making = Making()
+    making.queues.fit(80)
+    waiting = [making.queues.share(ALICE, making.make) for _ in range(50)]
+    with pytest.raises(Problem) as refused:
+        making.queues.share(ALICE, making.make)
+    assert refused.value.status == 429
+    making.queues.share(BOB, making.make)
+    waiting[0].addErrback(lambda failure: failure.trap(CancelledError))
+    waiting[0].cancel()
+    making.queues.share(ALICE, making.make)
+    for each in making.begun[1:]:
+        each.callback(Response())
+    assert not making.queues._sharing
+
+
+def test_one_caller_does_not_take_all_places_by_lists_with_max_age() -> None:
+    api = Api("web", connections=lambda *_, **__: Deferred())
+    api.app.shared.queues.fit(16)
+    answers = [
+        api.send("GET", f"/api/v1/connections?max_age=1&offset={number}") for number in range(30)
+    ]
+    refused = [api.result(each).status for each in answers if each.called]
+    assert refused == [429] * 20
+    for each in answers[:10]:
+        each.addErrback(lambda failure: failure.trap(CancelledError))
+        each.cancel()
+    assert not api.send("GET", "/api/v1/connections?max_age=1").called

@@ -64,3 +64,30 @@ def test_the_theme_is_remembered(open_page: Callable[..., Page]) -> None:
     assert background() == light
     button.click()
     assert background() == dark
+
+
+def test_a_wrapped_factory_has_no_addresses(open_page: Callable[..., Page]) -> None:
+    """Its program listens, and answers: the service names neither."""
+    page = open_page("#/blocks")
+    service = {"sid": "echo", "state": "running", "listen": "", "backend": "", "connections": 1}
+    tick = {"at": "2026-01-31T08:00:00Z", "sequence": 1, "connections": 1, "services": [service]}
+    page.route(
+        "**/api/v1/live",
+        lambda route: route.fulfill(
+            content_type="text/event-stream", body=f"event: tick\ndata: {json.dumps(tick)}\n\n"
+        ),
+    )
+    page.goto("/#/services")
+    page.reload()
+    card = page.locator(".card", has=page.get_by_role("heading", name="echo"))
+    expect(card).to_be_visible()
+    expect(page.locator("#live-count")).to_have_text("1 connection")
+    assert "→" not in card.inner_text()
+
+
+def test_an_address_that_shows_nothing(page: Page) -> None:
+    expect(page.locator(".view-services")).to_be_visible()
+    page.goto("/#/nonsense")
+    expect(page.get_by_role("heading", name="Nothing is here")).to_be_visible()
+    expect(page).to_have_title("Nothing is here · monconn")
+    expect(page.locator("nav [aria-current]")).to_have_count(0)

@@ -17,7 +17,7 @@ from monconn.addresses import TcpAddress, UnixAddress
 from monconn.background import ThreadReactor, run_in_thread
 from monconn.clock import Clock
 from monconn.config.http import ON_THIS_MACHINE, HttpConfig, HttpTlsConfig
-from monconn.errors import ListenError, Remark
+from monconn.errors import ListenError, NotConfigured, Remark
 from monconn.faces.http.app import ROUTES, HttpApp
 from monconn.faces.http.guard import MOST_WAITING, SECURITY_HEADERS, Guard
 from monconn.faces.http.health import health_routes
@@ -98,23 +98,20 @@ class HttpService(Service):
         self._reactor = reactor
         self._clock = clock
         self._guard = Guard(config, self._access, clock)
-        routes = [*ROUTES, *health_routes(is_ready)]
-        if config.metrics and metrics is not None:
-            figures = metrics
+        figures = metrics if config.metrics else None
 
-            def answer(call: Call) -> Answer:
-                return figures(call.request)
-
-            routes.append(
-                Route(
-                    "GET",
-                    "/metrics",
-                    "view",
-                    "The metrics, for Prometheus.",
-                    answer,
-                    content_type="text/plain",
+        def answer_metrics(call: Call) -> Answer:
+            if figures is None:
+                raise NotConfigured(
+                    "metrics are not served here: http: {metrics: true} serves them"
                 )
-            )
+            return figures(call.request)
+
+        about = "The metrics, for Prometheus."
+        metrics_route = Route(
+            "GET", "/metrics", "view", about, answer_metrics, content_type="text/plain"
+        )
+        routes = [*ROUTES, *health_routes(is_ready), metrics_route]
         self._app = HttpApp(operations, self._guard, routes, PageFiles())
         self._listener: Listener | None = None
         self._factory: HttpFactory | None = None

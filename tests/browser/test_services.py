@@ -8,6 +8,8 @@ from collections.abc import Callable
 from .looking import Page, expect
 from .site import CLIENTS, DEVICES, Site, exchange
 
+SHARES_SITE = True
+
 
 def test_services_have_figures_that_move(page: Page, site: Site) -> None:
     web = page.locator(".card", has=page.get_by_role("heading", name="web"))
@@ -64,3 +66,8 @@ def test_the_theme_is_remembered(open_page: Callable[..., Page]) -> None:
     assert background() == light
     button.click()
     assert background() == dark
+
+
+def test_on_a_phone_the_view_is_seen_in_the_navigation(open_page: Callable[..., Page]) -> None:
+    page = open_page("#/report", width=360)
+    expect(page.locator("nav [aria-current=page]")).to_be_in_viewport(ratio=0.9)

@@ -134,7 +134,7 @@ def test_the_picture_has_the_diagnosis_at_its_place(open_page: OpenPage, site: S
         expect(page.get_by_label(place, exact=True).locator(".suspect-flag")).to_have_text(
             f"⚠ {cause}"
         )
-        if place.startswith("TCP"):  # what is marked has figures in it
+        if cause == "slow network to the client":  # what is marked has figures in it
             check_accessibility(page)
     expect(page.locator(".because li")).to_have_text(["a figure", "and another"])
     diagnosis["looks_like"] = "nothing slow"

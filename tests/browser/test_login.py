@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from .looking import Page, check_accessibility, expect
 from .site import Site
 
+SHARES_SITE = True
+
 
 def test_a_link_logs_in_once_and_leaves_nothing_behind(
     open_page: Callable[..., Page], site: Site

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from .looking import Page, expect
 from .site import CLIENTS, DEVICES, Site, exchange
 
+SHARES_SITE = True
+
 
 def test_services_have_figures_that_move(page: Page, site: Site) -> None:
     web = page.locator(".card", has=page.get_by_role("heading", name="web"))
@@ -83,6 +85,11 @@ def test_a_wrapped_factory_has_no_addresses(open_page: Callable[..., Page]) -> N
     expect(card).to_be_visible()
     expect(page.locator("#live-count")).to_have_text("1 connection")
     assert "→" not in card.inner_text()
+
+
+def test_on_a_phone_the_view_is_seen_in_the_navigation(open_page: Callable[..., Page]) -> None:
+    page = open_page("#/report", width=360)
+    expect(page.locator("nav [aria-current=page]")).to_be_in_viewport(ratio=0.9)
 
 
 def test_an_address_that_shows_nothing(page: Page) -> None:

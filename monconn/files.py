@@ -11,8 +11,8 @@ import shlex
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from monconn.errors import FileError, os_error_text
@@ -135,37 +135,88 @@ def read_private_file(path: str, limit: int) -> bytes:
     :raises FileError: it is open to others, is no regular file, is too big, or cannot be read; the
         message names it, and says what to do.
     """
-    name = file_name(path)
     try:
-        folder = os.path.dirname(os.path.realpath(path))
-        _require_own(name, "its folder belongs", os.stat(folder))
-        mode = os.stat(folder).st_mode
+        with reading_errors(path):
+            folder = os.path.dirname(os.path.realpath(path))
+            return read_trusted_file(path, limit, [folder], forbidden=0o077)[0]
+    except FileError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            raise FileNotFoundError(error.__cause__.errno, error.__cause__.strerror) from None
+        raise
+
+
+@contextmanager
+def reading_errors(path: str) -> Iterator[None]:
+    """Tell what the kernel says of a path, or that it is none, as a :class:`FileError`."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"{file_name(path)} cannot be read: {os_error_text(error)}") from error
+    except ValueError:
+        raise FileError(f"{file_name(path)} cannot be read: {path_fault(path)}") from None
+
+
+def read_trusted_file(
+    path: str, limit: int, folders: Iterable[str | os.PathLike[str]], *, forbidden: int
+) -> tuple[bytes, os.stat_result]:
+    """Read a file that only its owner could have written: this process's user, or root.
+
+    :param limit: the size in bytes up to which it is read.
+    :param folders: those above it that are to be checked as well.
+    :param forbidden: the bits that its mode must not have.
+    :returns: its content, and its state when that was read.
+    :raises FileError: others could have written it, it is no regular file, or it is too big.
+    :raises OSError: it cannot be read.
+    :raises ValueError: no path is like that.
+    """
+    check_folders(path, folders)
+    # Before it is opened, too: that alone has effects on some devices (a tape, a watchdog).
+    _require_regular(path, os.stat(path).st_mode)
+    # O_NONBLOCK: if a FIFO has taken the file's place since, open(2) must not wait for a writer;
+    # O_NOCTTY: a terminal must not become this process's.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        check_trusted(path, found, forbidden)
+        content = file.read(limit + 1) or b""  # None is EAGAIN, of files in /proc
+    if len(content) > limit:
+        raise FileError(f"{file_name(path)} is too big: at most {format_bytes(limit)} are read")
+    return content, found
+
+
+def check_trusted(path: str, found: os.stat_result, forbidden: int) -> None:
+    """Check that nobody else could have written a file.
+
+    :param found: what is known of it.
+    :param forbidden: the bits that its mode must not have.
+    :raises FileError: others could.
+    """
+    name = file_name(path)
+    _require_regular(path, found.st_mode)
+    _require_own(name, "it belongs", found)
+    if found.st_mode & forbidden:
+        what = "open to other users" if forbidden & 0o044 else "writable by others"
+        mode = f"mode {stat.S_IMODE(found.st_mode):04o}"
+        raise FileError(f"{name} is {what} ({mode}): chmod 600 {shlex.quote(path)}")
+
+
+def check_folders(path: str, folders: Iterable[str | os.PathLike[str]]) -> None:
+    """Check that no other user can replace a file.
+
+    :param folders: those above it.
+    :raises FileError: one can.
+    :raises OSError: there is no such folder.
+    """
+    name = file_name(path)
+    for folder in folders:
+        found = os.stat(folder)
+        _require_own(name, f"its folder {file_name(os.fspath(folder))} belongs", found)
         # In a sticky folder, such as /tmp, others cannot rename or remove what is not theirs.
-        if mode & 0o022 and not mode & stat.S_ISVTX:
-            fix = f"chmod go-w {shlex.quote(folder)}"
+        if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
+            fix = f"chmod go-w {shlex.quote(os.fspath(folder))}"
             raise FileError(
                 f"{name}: others could replace it, as they may write to its folder: {fix}"
             )
-        _require_regular(path, os.stat(path).st_mode)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-        with open(fd, "rb") as file:
-            found = os.fstat(fd)
-            _require_regular(path, found.st_mode)
-            _require_own(name, "it belongs", found)
-            if found.st_mode & 0o077:
-                shown = f"mode {stat.S_IMODE(found.st_mode):04o}"
-                fix = f"chmod 600 {shlex.quote(path)}"
-                raise FileError(f"{name} is open to other users ({shown}): {fix}")
-            content = file.read(limit + 1) or b""  # None is EAGAIN, of files in /proc
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(error.errno, error.strerror) from None
-    except OSError as error:
-        raise FileError(f"{name} cannot be read: {os_error_text(error)}") from error
-    except ValueError:
-        raise FileError(f"{name} cannot be read: {path_fault(path)}") from None
-    if len(content) > limit:
-        raise FileError(f"{name} is too big: at most {format_bytes(limit)} are read")
-    return content
 
 
 def _require_own(name: str, whose: str, found: os.stat_result) -> None:

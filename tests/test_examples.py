@@ -81,7 +81,10 @@ ENDING = {
         r"\['1.3', '1.3'\]",
     ],
 }
-SERVING = {"wrap_echo.py", "wrap_web.py", "echo_with_control.py", "webhook_receiver.py"}
+SERVING = {
+    *("wrap_echo.py", "wrap_web.py", "webhook_receiver.py"),
+    *("echo_with_control.py", "echo_with_page.py"),
+}
 ELSEWHERE = {  # which tests/faces/cli/test_inspect.py and tests/sinks/test_metrics.py run
     "control_client.py",
     "grafana-dashboard.json",
@@ -189,6 +192,24 @@ def test_the_echo_server_can_be_inspected_and_controlled(
             control.call("CloseConnections", ids=[row["id"]])
             assert client.recv(1) == b""
     assert not Path(where.removeprefix("unix:")).exists()
+
+
+def test_a_program_with_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with serving("echo_with_page.py") as process:
+        port = int(read_until(process, r"listening on 127\.0\.0\.1:(\d+)")[1])
+        page = read_until(process, r"page at (http://127\.0\.0\.1:\d+)/")[1]
+        with Client(f"unix:{tmp_path}/monconn/control.sock") as control:
+            token = control.call("MakeToken", role="view", name="script")["token"]
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as client:
+            client.sendall(b"hello")
+            assert client.recv(5, socket.MSG_WAITALL) == b"hello"
+            url = f"{page}/api/v1/connections?service=echo"
+            request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+            with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
+                (row,) = json.load(answer)["rows"]
+            assert (row["up"], row["down"]) == (5, 5)
 
 
 def test_the_receiver_takes_only_what_is_signed() -> None:

@@ -229,7 +229,8 @@ class Operations:
             "history": self._history.is_stored,
             "outputs": bool(self.outputs()),
             "recordings": any(each.policy.recorder is not None for each in self.registry),
-            "reload": self.reloader is not None,
+            # With -p there is one, which says that there is no file.
+            "reload": self.reloader is not None and self.configuration is not None,
         }
 
     # -- queries of what is live

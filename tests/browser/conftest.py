@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,25 +33,39 @@ def browser(program: Callable[[str], str]) -> Iterator[Browser]:
         started.close()
 
 
+@pytest.fixture(scope="session")
+def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server with its usual clients, of all modules that have ``SHARES_SITE``."""
+    with closing(Site(tmp_path_factory.mktemp("site"))) as made:
+        made.usual_clients()
+        yield made
+
+
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The module's server, with its usual clients."""
-    made = Site(tmp_path_factory.mktemp("site"))
-    made.usual_clients()
-    yield made
-    made.close()
+def site(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """The module's server, with its usual clients; a shared one if it has ``SHARES_SITE``, as what
+    its tests change they put back."""
+    if getattr(request.module, "SHARES_SITE", False):
+        yield request.getfixturevalue("shared_site")
+        return
+    with closing(Site(tmp_path_factory.mktemp("site"))) as made:
+        made.usual_clients()
+        yield made
 
 
 @pytest.fixture(scope="module")
 def session(site: Site, browser: Browser) -> Any:
     """The cookies of a browser that has logged in."""
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(site.link())
-    page.wait_for_selector(".view-services")
-    state = context.storage_state()
-    context.close()
-    return state
+    if site.logged_in is None:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(site.link())
+        page.wait_for_selector(".view-services")
+        site.logged_in = context.storage_state()
+        context.close()
+    return site.logged_in
 
 
 @pytest.fixture

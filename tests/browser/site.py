@@ -11,6 +11,7 @@ import subprocess
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from monconn.faces.cli import demo_mqtt as mqtt
 from tests.e2e.programs import SCRIPTS, Backend, Monconn, connect, echo, free_port, until
@@ -64,6 +65,8 @@ class Site:
             **settings,
         }
         self.config.write_text(json.dumps(self.settings), encoding="utf-8")  # JSON is YAML
+        self.logged_in: Any = None
+        """What a browser keeps that has logged in, once one has."""
         self._monconn: Monconn | None = None
         self._sockets: list[socket.socket] = []
         self._devices: list[socket.socket] = []

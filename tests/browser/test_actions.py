@@ -8,6 +8,7 @@ from collections.abc import Callable
 from .looking import Page, check_accessibility, expect
 from .site import Site, exchange
 
+SHARES_SITE = True
 CLIENT = "127.0.0.31"
 
 

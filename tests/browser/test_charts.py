@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from .looking import Page, expect
+from .site import Site
 
+SHARES_SITE = True
 _DRAW = """async ([name, options, data, width]) => {
     const modules = {stackedBars: "bars", lineChart: "lines"};
     const charts = await import(`/page/charts/${modules[name] ?? name}.js`);
@@ -24,11 +26,32 @@ _DRAW = """async ([name, options, data, width]) => {
 }"""
 
 
-@pytest.fixture
-def draw(open_page: Callable[..., Page]) -> Callable[..., Page]:
-    """Draws one chart in the place of a view: ``draw("strip", {"label": "pump"}, data)``."""
-    page = open_page("#/why")
+@pytest.fixture(scope="module")
+def opened(browser: Any, site: Site, session: Any) -> Iterator[Page]:
+    """The page, in whose place charts are drawn: one for all tests."""
+    context = browser.new_context(base_url=site.url, storage_state=session)
+    page = context.new_page()
+    page.goto("/#/why")
     expect(page.locator(".view-why")).to_be_visible()
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def page(opened: Page, script_errors: list[str]) -> Iterator[Page]:
+    """The page that is open; no script of it may fail."""
+
+    def note(error: object) -> None:
+        script_errors.append(str(error))
+
+    opened.on("pageerror", note)
+    yield opened
+    opened.remove_listener("pageerror", note)
+
+
+@pytest.fixture
+def draw(page: Page) -> Callable[..., Page]:
+    """Draws one chart in the place of a view: ``draw("strip", {"label": "pump"}, data)``."""
 
     def _draw(name: str, options: dict[str, Any], data: dict[str, Any], width: int = 600) -> Page:
         page.evaluate(_DRAW, [name, options, data, width])

@@ -134,7 +134,7 @@ def test_the_picture_has_the_diagnosis_at_its_place(open_page: OpenPage, site: S
         expect(page.get_by_label(place, exact=True).locator(".suspect-flag")).to_have_text(
             f"⚠ {cause}"
         )
-        if place.startswith("TCP"):  # what is marked has figures in it
+        if cause == "slow network to the client":  # what is marked has figures in it
             check_accessibility(page)
     expect(page.locator(".because li")).to_have_text(["a figure", "and another"])
     diagnosis["looks_like"] = "nothing slow"
@@ -290,3 +290,15 @@ def test_one_that_the_server_has_forgotten_stays_as_it_was_seen(
     expect(page.get_by_text("this is what was seen last")).to_be_visible()
     expect(page.locator(".connection-state")).to_contain_text("open")
     expect(page.get_by_role("button", name="Close…")).to_have_count(0)
+
+
+def test_who_vanished_has_ended_nothing(open_page: OpenPage, site: Site) -> None:
+    with site.connect("web", CLIENTS[0]) as client:
+        page = open_page("#/why")
+        with_row(
+            page,
+            **{"state": "closed", "closed_at": "2026-01-31T08:00:00Z", "duration_seconds": 16.0},
+            **{"reason": "client_lost", "closed_by": "client", "code": "CD"},
+        )
+        page.goto(f"/#/connections/{id_of(page, client)}")
+        expect(page.locator(".connection-state")).to_have_text("Closed: client_lost, after 16.0s")

@@ -276,6 +276,7 @@ def test_clients_of_selected_connections_are_blocked(
     rows(page).first.get_by_role("checkbox").click()
     page.get_by_role("button", name="Block clients…").click()
     dialog = page.get_by_role("dialog", name="Block 1 client?")
+    expect(dialog).to_contain_text("1 live connection will be ended, unless")
     dialog.get_by_label("For how long").select_option("1 hour")
     dialog.get_by_label("Why").fill("a test")
     dialog.get_by_role("button", name="Block", exact=True).click()

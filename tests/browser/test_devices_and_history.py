@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from urllib.parse import quote
 
 from .looking import Page, check_accessibility, expect
 from .site import CLIENTS, DEVICES, STRANGE_NAME, Site
@@ -159,3 +160,26 @@ def test_what_a_stopped_server_did_not_answer_is_asked_again(
     expect(page.locator(".report .error")).to_have_text("The server cannot be reached")
     site.start()
     expect(page.locator(".report-figures")).to_be_visible()
+
+
+def test_devices_with_names_that_mean_no_good(open_page: Callable[..., Page], site: Site) -> None:
+    """Those that a path cannot have, that JavaScript gives a meaning, or that are very long."""
+    page = open_page("#/devices", width=360)
+    for number, name in enumerate(("..", "presence", "__proto__", "a/b", "x" * 120)):
+        with site.device(name, f"127.0.3.{number + 1}"):
+            page.goto(f"/#/devices/{quote(name, safe='')}")
+            expect(page.locator(".view-device h1")).to_have_text(name)
+            expect(page.locator(".device-story")).to_contain_text(f"127.0.3.{number + 1}")
+            expect(page.locator(".view-device > .error")).to_be_empty()
+            expect(page.locator("html")).to_have_js_property("scrollWidth", 360)
+    page.goto(f"/#/connections/{'x' * 500}")
+    expect(page.locator("main h1")).to_have_text(f"Connection {'x' * 500}")
+    expect(page.locator("html")).to_have_js_property("scrollWidth", 360)
+
+
+def test_a_period_that_is_none_is_told(open_page: Callable[..., Page]) -> None:
+    page = open_page("#/report?since=nonsense")
+    expect(page.locator(".report .error")).to_contain_text('"nonsense"')
+    for view in ("devices", "history", "report"):  # a number, but no date
+        page.goto(f"/#/{view}?since=9999999999999999")
+        expect(page.locator(f".view-{view} h1")).to_be_visible()

@@ -11,6 +11,7 @@ import pytest
 from .looking import Page, check_accessibility, expect, save_picture
 from .site import Site
 
+SHARES_SITE = True
 VIEWS = {
     "services": "services",
     "connections": "connections",

@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from .looking import Page, check_accessibility, expect
 from .site import Site
 
+SHARES_SITE = True
+
 
 def test_a_link_logs_in_once_and_leaves_nothing_behind(
     open_page: Callable[..., Page], site: Site
@@ -38,7 +40,8 @@ def test_a_token_logs_in_too(open_page: Callable[..., Page], site: Site) -> None
     field = page.get_by_label("Or with a token")
     field.fill("mct_wrong")
     field.press("Enter")
-    expect(page.locator(".view-login .error")).not_to_be_empty()
+    problem = page.locator(".view-login .error")
+    expect(problem).to_have_text("The token is wrong, or was revoked.")
     field.fill(site.command("web", "--token", "view", "--as", "reader").split()[0])
     field.press("Enter")
     # Where one wanted to go, and with no more than the token allows.

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from .looking import Page, expect
 from .site import CLIENTS, DEVICES, Site, exchange
 
+SHARES_SITE = True
+
 
 def test_services_have_figures_that_move(page: Page, site: Site) -> None:
     web = page.locator(".card", has=page.get_by_role("heading", name="web"))
@@ -64,3 +66,35 @@ def test_the_theme_is_remembered(open_page: Callable[..., Page]) -> None:
     assert background() == light
     button.click()
     assert background() == dark
+
+
+def test_a_wrapped_factory_has_no_addresses(open_page: Callable[..., Page]) -> None:
+    """Its program listens, and answers: the service names neither."""
+    page = open_page("#/blocks")
+    service = {"sid": "echo", "state": "running", "listen": "", "backend": "", "connections": 1}
+    tick = {"at": "2026-01-31T08:00:00Z", "sequence": 1, "connections": 1, "services": [service]}
+    page.route(
+        "**/api/v1/live",
+        lambda route: route.fulfill(
+            content_type="text/event-stream", body=f"event: tick\ndata: {json.dumps(tick)}\n\n"
+        ),
+    )
+    page.goto("/#/services")
+    page.reload()
+    card = page.locator(".card", has=page.get_by_role("heading", name="echo"))
+    expect(card).to_be_visible()
+    expect(page.locator("#live-count")).to_have_text("1 connection")
+    assert "→" not in card.inner_text()
+
+
+def test_on_a_phone_the_view_is_seen_in_the_navigation(open_page: Callable[..., Page]) -> None:
+    page = open_page("#/report", width=360)
+    expect(page.locator("nav [aria-current=page]")).to_be_in_viewport(ratio=0.9)
+
+
+def test_an_address_that_shows_nothing(page: Page) -> None:
+    expect(page.locator(".view-services")).to_be_visible()
+    page.goto("/#/nonsense")
+    expect(page.get_by_role("heading", name="Nothing is here")).to_be_visible()
+    expect(page).to_have_title("Nothing is here · monconn")
+    expect(page.locator("nav [aria-current]")).to_have_count(0)

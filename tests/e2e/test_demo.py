@@ -89,6 +89,9 @@ def test_demo(start: Callable[..., Program], tmp_path: Path) -> None:
     assert not re.search(r"shop: \S+ \w+_closed", text)  # too many, and nothing is wrong with them
     shown = introduction.partition("Ctrl-C ends it")[0]
     assert max(len(line) for line in shown.splitlines() if monconn not in line) <= 100
+    devices = re.findall(r"^  127\.0\.0\..*", shown, re.MULTILINE)
+    assert len(devices) == len(DEVICES)
+    assert max(map(len, devices)) <= 80
 
 
 def log_in(introduction: str) -> None:

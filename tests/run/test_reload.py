@@ -358,6 +358,7 @@ async def test_pairs_have_no_file(world: World) -> None:
     app = Application(config, MemoryReactorClock())
     with pytest.raises(NotConfigured, match=r"from the command line \(-p\)"):
         await app.reload(ADMIN)
+    assert not app.operations.has()["reload"]  # so the page offers none
 
 
 @pytest_twisted.ensureDeferred

@@ -84,11 +84,11 @@ _COMMANDS = (
     ("devices", "how often each sends, and its alarms"),
     ("device valve-4", "the story of one"),
     ("explain client_reset", "what a reason means"),
-    ("why {crashing}", "what a rule on trial (dry_run) says of valve-4"),
+    ("why {crashing}", "what a rule in dry_run says of valve-4"),
     ("show {slow_id}", "what is slow about 127.0.0.15"),
     ("tap {steady_id}", "the bytes of pump-1, as they come"),
-    ("recording {silent_id}", "the bytes of pump-3, also when it has gone"),
-    ("report", "how many came, and how they ended, in figures"),
+    ("recording {silent_id}", "what pump-3 said, even if it has gone"),
+    ("report", "how many came, and how they ended"),
     ("top", "all of it on the whole screen"),
 )
 _DEVICES_CONFIG = DevicesConfig(storm_connections=5, storm_within=30.0)

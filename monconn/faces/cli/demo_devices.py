@@ -156,7 +156,7 @@ class _Chatty(DeviceProtocol):
 
 class _Vanishing(DeviceProtocol):
     name, does = "pump-3", "vanishes"
-    how = "no end, no reset: from one moment on, it answers nothing"
+    how = "no end, no reset: it just stops answering"
     stay = 6.0
 
     @staticmethod
@@ -181,7 +181,7 @@ class _Vanishing(DeviceProtocol):
 
 class _FallingSilent(DeviceProtocol):
     name, does = "pump-3", "silent"
-    how = "sends for a while, then nothing, and does not end"
+    how = "sends for a while, then nothing, with no end"
     stay = 6.0
 
     @staticmethod
@@ -244,7 +244,7 @@ class _ReadingSlowly(DeviceProtocol):
 
 
 class _Asking(DeviceProtocol):
-    name, does, how = "tag-6", "asks", "ends its side, then takes its answer (a half-close)"
+    name, does, how = "tag-6", "asks", "ends its side (half-close), takes its answer"
     stay = 0.1
 
     @staticmethod

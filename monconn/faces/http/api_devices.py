@@ -169,6 +169,20 @@ _PRESENCE_SCHEMA: dict[str, Any] = {
     },
 }
 
+_DEVICE_PARAMETERS = (
+    Parameter(
+        "name",
+        of.read_text,
+        of.TEXT,
+        "The device's name, an IP of it, or what is a fact about one of its connections.",
+        is_required=True,
+    ),
+    of.SERVICE,
+    of.SINCE,
+    of.integer("limit", "The most rows of its timeline.", 1, MOST_ROWS),
+    of.MAX_AGE,
+)
+
 ROUTES = (
     Route(
         "GET",
@@ -186,19 +200,18 @@ ROUTES = (
         "view",
         "One device: its rhythm, its alarms, and what it did, from memory and from the history.",
         _device,
-        (
-            Parameter(
-                "name",
-                of.read_text,
-                of.TEXT,
-                "The device's name, an IP of it, or what is a fact about one of its connections.",
-                is_required=True,
-            ),
-            of.SERVICE,
-            of.SINCE,
-            of.integer("limit", "The most rows of its timeline.", 1, MOST_ROWS),
-            of.MAX_AGE,
-        ),
+        _DEVICE_PARAMETERS,
+        schema=_STORY_SCHEMA,
+    ),
+    # Devices choose their names: clients take "." and ".." out of a path, however they are encoded
+    # (https://url.spec.whatwg.org/#double-dot-path-segment), and "presence" is another route.
+    Route(
+        "GET",
+        "/api/v1/device",
+        "view",
+        "The same, of a device with any name: also one that a path cannot have.",
+        _device,
+        _DEVICE_PARAMETERS,
         schema=_STORY_SCHEMA,
     ),
     Route(

@@ -70,7 +70,8 @@ def _events(call: Call) -> Deferred[Response]:
 
 
 def _reasons(call: Call) -> Deferred[Response]:
-    return call.operations.history_reasons(**call.arguments).addCallback(json_response)
+    asked = {name: each for name, each in call.arguments.items() if name != "max_age"}
+    return call.operations.history_reasons(**asked).addCallback(json_response)
 
 
 def _report(call: Call) -> Deferred[Response]:
@@ -170,6 +171,7 @@ ROUTES = (
                 2,
                 MOST_BUCKETS,
             ),
+            of.MAX_AGE,
         ),
         schema=_REASONS_SCHEMA,
         errors=(404, 503),

@@ -188,7 +188,8 @@ class _Paths:
             if method not in methods:
                 raise _not_allowed(methods)
             return methods[method], found
-        raise Problem(404, f"there is no {quoted(path)}", "unknown-path")
+        known = ": /openapi.json has all paths" if path.startswith("/api/") else ""
+        raise Problem(404, f"there is no {quoted(path)}{known}", "unknown-path")
 
 
 def _matched(pattern: Sequence[str], segments: Sequence[str]) -> dict[str, str] | None:

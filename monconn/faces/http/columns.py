@@ -45,12 +45,15 @@ class _Listing:
     row: type[Row]
     keys: Keys | None = None
     is_sorted: bool = False
+    is_of_one: bool = False
+    """Whether it is one row, with the fields that no list has."""
 
 
 LISTINGS: dict[str, _Listing] = {
     "services": _Listing(ServiceRow),
     "connections": _Listing(ConnectionRow, CONNECTION_KEYS, True),
     "closed": _Listing(ClosedConnectionRow, CONNECTION_KEYS, True),
+    "connection": _Listing(ConnectionRow, is_of_one=True),
     "ips": _Listing(IpRow, IP_KEYS),
     "clients": _Listing(ClientRow, IP_KEYS),
     "devices": _Listing(DeviceRow, DEVICE_KEYS),
@@ -65,8 +68,8 @@ LISTINGS: dict[str, _Listing] = {
     "outputs": _Listing(NotifyRow),
     "why": _Listing(WhyRow),
 }
-"""By the name of the listing; ``closed`` are the connections that ended last, and ``timeline`` the
-rows of one device."""
+"""By the name of the listing; ``closed`` are the connections that ended last, ``connection`` is
+a single one, and ``timeline`` the rows of one device."""
 
 
 def columns_json() -> dict[str, Any]:
@@ -76,7 +79,7 @@ def columns_json() -> dict[str, Any]:
 
 def _listing_json(listing: _Listing) -> dict[str, Any]:
     row, usual = listing.row, {each.name for each in listing.row.columns()}
-    columns = row.known_columns().values()
+    columns = (row.fields() if listing.is_of_one else row.known_columns()).values()
     return {
         "columns": [_column_json(each, listing, each.name in usual) for each in columns],
         "keys": [

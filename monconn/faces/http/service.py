@@ -17,7 +17,7 @@ from monconn.addresses import TcpAddress, UnixAddress
 from monconn.background import ThreadReactor, run_in_thread
 from monconn.clock import Clock
 from monconn.config.http import ON_THIS_MACHINE, HttpConfig, HttpTlsConfig
-from monconn.errors import ListenError, Remark
+from monconn.errors import ListenError, NotConfigured, Remark
 from monconn.faces.http.app import ROUTES, HttpApp
 from monconn.faces.http.guard import MOST_WAITING, SECURITY_HEADERS, Guard
 from monconn.faces.http.health import health_routes
@@ -98,23 +98,20 @@ class HttpService(Service):
         self._reactor = reactor
         self._clock = clock
         self._guard = Guard(config, self._access, clock)
-        routes = [*ROUTES, *health_routes(is_ready)]
-        if config.metrics and metrics is not None:
-            figures = metrics
+        figures = metrics if config.metrics else None
 
-            def answer(call: Call) -> Answer:
-                return figures(call.request)
-
-            routes.append(
-                Route(
-                    "GET",
-                    "/metrics",
-                    "view",
-                    "The metrics, for Prometheus.",
-                    answer,
-                    content_type="text/plain",
+        def answer_metrics(call: Call) -> Answer:
+            if figures is None:
+                raise NotConfigured(
+                    "metrics are not served here: http: {metrics: true} serves them"
                 )
-            )
+            return figures(call.request)
+
+        about = "The metrics, for Prometheus."
+        metrics_route = Route(
+            "GET", "/metrics", "view", about, answer_metrics, content_type="text/plain"
+        )
+        routes = [*ROUTES, *health_routes(is_ready), metrics_route]
         self._app = HttpApp(operations, self._guard, routes, PageFiles())
         self._listener: Listener | None = None
         self._factory: HttpFactory | None = None
@@ -221,7 +218,7 @@ def check_http(config: HttpConfig) -> list[Remark]:
         missing.
     """
     with _errors():
-        make_factory(lambda request: None, None)  # type: ignore[arg-type,return-value]
+        _require_library()
         remarks = []
         if config.metrics:
             check_library()
@@ -247,17 +244,27 @@ def make_factory(handler: Handler, clock: Clock, descriptors: int = USEFUL_LIMIT
         those that are held back for admin interfaces and files, at most.
     :raises ListenError: the library is missing.
     """
-    try:
-        from monconn.net.http.requests import Limits
-        from monconn.net.http.server import HttpFactory
-    except ModuleNotFoundError as error:
-        if error.name != "h11":
-            raise
-        raise ListenError("needs h11: pip install 'monconn[http]'") from None
+    _require_library()
+    from monconn.net.http.requests import Limits
+    from monconn.net.http.server import HttpFactory
+
     fifth = max(reserve_of(descriptors) // 5, 2)
     clients, streams = min(MOST_CLIENTS, 2 * fifth), min(MOST_STREAMS, fifth)
     limits = Limits(clients, streams, MOST_HEAD_BYTES, MOST_BODY_BYTES, IDLE_SECONDS)
     return HttpFactory(handler, clock, limits, SECURITY_HEADERS)
+
+
+def _require_library() -> None:
+    """Find whether the server can be imported.
+
+    :raises ListenError: the library is missing.
+    """
+    try:
+        import monconn.net.http.server  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "h11":
+            raise
+        raise ListenError("needs h11: pip install 'monconn[http]'") from None
 
 
 def _read_tls(config: HttpTlsConfig) -> tuple[ServerTls, bytes]:

@@ -144,8 +144,13 @@ class HttpTap:
             self._end = self._clock.callLater(HELD_SECONDS, self._expired)
 
     def _expired(self) -> None:
+        # In turns: a client that leaves may have had all taps, of a thousand connections each.
         self._end = None
-        self.close()
+        self._taps.queue.add(self._close_alone)
+
+    def _close_alone(self) -> None:
+        if self._stream is None and self._end is None:  # else it was asked for meanwhile
+            self.close()
 
     def close(self) -> None:
         """Tap nothing more, and end the stream; harmless the second time."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from base64 import b64decode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -15,8 +14,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.conch.ssh.keys import FingerprintFormats, Key
 
-from monconn.errors import ListenError, MonconnError, os_error_text, quoted
-from monconn.files import making_fault, state_folder
+from monconn.errors import FileError, ListenError, os_error_text, quoted
+from monconn.files import (
+    check_folders,
+    check_trusted,
+    making_fault,
+    read_trusted_file,
+    reading_errors,
+    state_folder,
+)
 from monconn.log import Logger
 
 MAX_FILE_BYTES = 1 << 20
@@ -38,10 +44,6 @@ TYPES = frozenset(
 """The types of public keys that are accepted."""
 
 _log = Logger(namespace="monconn.manhole")
-
-
-class KeyFileError(MonconnError):
-    """A file of keys that others could have written or read, or that cannot be read."""
 
 
 def fingerprint(key: Key) -> str:
@@ -67,24 +69,27 @@ class AuthorizedKeys:
     def blobs(self) -> frozenset[bytes]:
         """The keys in the wire format of RFC 4253, 6.6; the lines that are not used are logged.
 
-        :raises KeyFileError: others could have written the file, or it cannot be read.
+        :raises FileError: others could have written the file, or it cannot be read.
         """
         # A user who can write to a folder on either path, to a link's or to its target's, could
         # put another file there.
-        with _errors_of(self._path):
+        with reading_errors(self._path):
             paths = Path(os.path.abspath(self._path)), Path(os.path.realpath(self._path))
             folders = dict.fromkeys([*paths[0].parents, *paths[1].parents])
-            _check_folders(self._path, folders)
+            check_folders(self._path, folders)
             found = os.stat(self._path)
-        _check_file(self._path, found, _WRITABLE)
-        if _identity(found) != self._read or _may_change_unseen(found):
-            data, found = _read_trusted(self._path, folders, forbidden=_WRITABLE)
-            digest = sha256(data).digest()
-            if digest != self._digest:
-                self._blobs = self._parse(data)
-                for line in self.unused:
-                    _log.warn("{line}", line=line)
-            self._read, self._digest = _identity(found), digest
+            check_trusted(self._path, found, _WRITABLE)
+            if _identity(found) == self._read and not _may_change_unseen(found):
+                return self._blobs
+            data, found = read_trusted_file(
+                self._path, MAX_FILE_BYTES, folders, forbidden=_WRITABLE
+            )
+        digest = sha256(data).digest()
+        if digest != self._digest:
+            self._blobs = self._parse(data)
+            for line in self.unused:
+                _log.warn("{line}", line=line)
+        self._read, self._digest = _identity(found), digest
         return self._blobs
 
     def _parse(self, data: bytes) -> frozenset[bytes]:
@@ -190,14 +195,14 @@ def check_host_key(path: Path) -> None:
         if not is_there:
             _check_creation(path)
             if path.parent.exists():
-                _check_folders(os.fspath(path), [path.parent])
+                check_folders(os.fspath(path), [path.parent])
     if is_there:
         _existing_host_key(path)
 
 
 def _existing_host_key(path: Path) -> Key:
     with _host_key_errors(path):
-        data, _ = _read_trusted(os.fspath(path), [path.parent], forbidden=0o077)
+        data, _ = read_trusted_file(os.fspath(path), MAX_FILE_BYTES, [path.parent], forbidden=0o077)
     try:
         key: Key = Key.fromString(data)
     except Exception:  # of many types: BadKeyError, EncryptedKeyError, …
@@ -217,7 +222,7 @@ def _host_key_errors(path: Path) -> Iterator[None]:
         raise _host_key_error(f"host key {quoted(str(path))}: not a path") from None
     except OSError as error:
         raise _host_key_error(f"host key {path}: {os_error_text(error)}") from None
-    except KeyFileError as error:
+    except FileError as error:
         raise _host_key_error(f"host key {error}") from None
 
 
@@ -256,74 +261,3 @@ def _create_host_key(path: Path) -> None:
         pass
     finally:
         draft.unlink()
-
-
-def _read_trusted(
-    path: str, folders: Iterable[Path], *, forbidden: int
-) -> tuple[bytes, os.stat_result]:
-    """Read a file that only its owner could have written: this process's user, or root.
-
-    :param folders: those above it that are to be checked as well.
-    :param forbidden: the bits that its mode must not have.
-    :returns: its content, and its state when that was read.
-    """
-    with _errors_of(path):
-        _check_folders(path, folders)
-        # O_NONBLOCK: to open a FIFO would block until another process opens it for writing, and
-        # so would a device; O_NOCTTY: a terminal must not become this process's.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        try:
-            found = os.fstat(descriptor)
-            _check_file(path, found, forbidden)
-            data = b""
-            # The size is that of the moment, and 0 for what the kernel makes up (/proc).
-            while piece := os.read(descriptor, MAX_FILE_BYTES + 1 - len(data)):
-                data += piece
-                if len(data) > MAX_FILE_BYTES:
-                    raise _too_big(path)
-        finally:
-            os.close(descriptor)
-    return data, found
-
-
-@contextmanager
-def _errors_of(path: str) -> Iterator[None]:
-    """Tell what the kernel says of a path, or that it is none, as a :class:`KeyFileError`."""
-    try:
-        yield
-    except OSError as error:
-        raise KeyFileError(f"{path}: {os_error_text(error)}") from None
-    except ValueError:  # NUL, or a character that file names cannot have
-        raise KeyFileError(f"{quoted(path)}: not a path") from None
-
-
-def _too_big(path: str) -> KeyFileError:
-    return KeyFileError(f"{path}: is too big: more than {MAX_FILE_BYTES >> 20} MiB")
-
-
-def _check_file(path: str, found: os.stat_result, forbidden: int) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise KeyFileError(f"{path}: is not a regular file")
-    if not _is_own_or_roots(found):
-        raise KeyFileError(f"{path}: belongs to another user")
-    if found.st_mode & forbidden:
-        mode = stat.S_IMODE(found.st_mode)
-        what = "open to other users" if forbidden & 0o044 else "writable by others"
-        raise KeyFileError(f"{path}: is {what} (mode {mode:04o}): chmod 600 {path}")
-    if found.st_size > MAX_FILE_BYTES:
-        raise _too_big(path)
-
-
-def _check_folders(path: str, folders: Iterable[Path]) -> None:
-    """Check that no other user can replace the file."""
-    for folder in folders:
-        found = os.stat(folder)
-        if not _is_own_or_roots(found):
-            raise KeyFileError(f"{path}: its folder {folder} belongs to another user")
-        # In a sticky folder, such as /tmp, others cannot rename or remove what is not theirs.
-        if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
-            raise KeyFileError(f"{path}: its folder {folder} is writable by others")
-
-
-def _is_own_or_roots(found: os.stat_result) -> bool:
-    return found.st_uid in (0, os.geteuid())

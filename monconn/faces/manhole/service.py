@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from monconn.addresses import TcpAddress, UnixAddress, is_loopback
 from monconn.clock import Clock
-from monconn.errors import ListenError, Remark
+from monconn.errors import FileError, ListenError, Remark
 from monconn.log import Logger
 from monconn.monitor.registry import Registry
 from monconn.net.listen import (
@@ -176,7 +176,7 @@ def _authorized_keys(config: ManholeSettings) -> Any:
     try:
         authorized = keys.AuthorizedKeys(path)
         found = authorized.blobs()
-    except keys.KeyFileError as error:
+    except FileError as error:
         raise ListenError(f"authorized_keys {error}", "authorized_keys") from None
     if not found:
         raise ListenError(f"authorized_keys {path}: has no usable key", "authorized_keys")

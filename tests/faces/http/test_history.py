@@ -93,6 +93,21 @@ def test_a_place_as_text(place: tuple[float, int]) -> None:
     assert read_cursor(cursor_of(place)) == place
 
 
+def test_all_who_look_share_the_reasons(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    reasons = api.operations.history_reasons
+
+    def count(**arguments: Any) -> Any:
+        asked.append(arguments)
+        return reasons(**arguments)
+
+    monkeypatch.setattr(api.operations, "history_reasons", count)
+    for _ in range(50):
+        answer = api.get("/api/v1/history/reasons?since=24h&buckets=60&max_age=15")
+        assert answer["buckets"]
+    assert len(asked) == 1
+
+
 def test_reasons_over_time(api: Api) -> None:
     answer = api.get(f"/api/v1/history/reasons?since={NOON}&until={NOON + 10}&buckets=11")
     assert [each["total"] for each in answer["buckets"]] == [7, 7, 7, 7, 7, 7, 7, 1, 0, 0]

@@ -34,7 +34,9 @@ class Matrix(World):
         operations = Operations(self.registry, self.clock)
         config = attrs.evolve(self.config, metrics=True)
         anything: Any = lambda *_: Response()  # noqa: E731
-        served = HttpService(config, self.registry, anything, self.clock, metrics=anything)
+        served = HttpService(
+            config, self.registry, anything, self.clock, operations, metrics=anything
+        )
         self.routes = served._app.routes
         guard = Guard(config, self.access, self.clock)
         self.app = HttpApp(operations, guard, [attrs.evolve(each, run=run) for each in self.routes])

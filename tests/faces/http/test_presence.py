@@ -50,6 +50,15 @@ def test_a_name_with_a_comma(api: DevicesApi) -> None:
     assert row["device"] == "a,b\\c"
 
 
+@pytest.mark.parametrize("name", [".", "..", "presence", "a/b", "%2f", "__proto__"])
+def test_a_name_that_a_path_cannot_have(api: DevicesApi, name: str) -> None:
+    (made,) = api.connect("web", "10.0.0.7")
+    made.record.facts["mqtt_client_id"] = name
+    story = api.get(f"/api/v1/device?name={quote(name, safe='')}")
+    assert story["device"]["device"] == name
+    assert api.ask("GET", "/api/v1/device").status == 400
+
+
 @pytest.mark.parametrize(
     "query",
     [

@@ -215,7 +215,9 @@ async def test_metrics_are_served_to_those_with_a_token(world: World) -> None:
 @pytest_twisted.ensureDeferred
 async def test_metrics_are_not_there_unless_configured(world: World) -> None:
     port = start(world)
-    assert (await ask(port, "/metrics", headers=await token_of(world, "view")))[0] == 404
+    status, _, body = await ask(port, "/metrics", headers=await token_of(world, "view"))
+    assert status == 404
+    assert b"http: {metrics: true} serves them" in body
 
 
 @pytest_twisted.ensureDeferred

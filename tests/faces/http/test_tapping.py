@@ -196,3 +196,24 @@ def test_one_that_leaves_before_it_is_open_leaves_no_tap(
     opened(taps).stop()  # and one whose answer was not begun
     world.clock.advance(HELD_SECONDS)
     assert not live.is_watched
+
+
+def test_many_that_are_left_are_closed_one_by_one(
+    world: World, taps: HttpTaps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = [Client(opened(taps, follow=True)) for _ in range(3)]
+    last = take(world, clients[0])[-1]
+    for each in clients:
+        each.leave()
+    waiting: list[Any] = []
+    monkeypatch.setattr(taps.queue, "add", waiting.append)
+    world.clock.advance(HELD_SECONDS)
+    assert (len(taps), len(waiting)) == (3, 3)
+    # One of them is asked for again in time.
+    back = Client(opened(taps, follow=True, last_id=last.id))
+    for count, call in zip((3, 2, 1), waiting[:3], strict=True):
+        call()
+        assert len(taps) == count
+    monkeypatch.undo()
+    world.clock.advance(0)
+    back.leave()

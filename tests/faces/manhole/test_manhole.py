@@ -425,16 +425,20 @@ def _host_key_with_passphrase(world: World) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_remove, "authorized_keys {file}: no such file or directory"),
+        (_remove, 'authorized_keys "{file}" cannot be read: no such file or directory'),
         (_empty, "authorized_keys {file}: has no usable key"),
         (
             _open_to_all,
-            "authorized_keys {file}: is writable by others (mode 0666): chmod 600 {file}",
+            'authorized_keys "{file}" is writable by others (mode 0666): chmod 600 {file}',
         ),
-        (_folder_open_to_all, "authorized_keys {file}: its folder {folder} is writable by others"),
-        (_folder_instead, "authorized_keys {file}: is not a regular file"),
-        (_pipe_instead, "authorized_keys {file}: is not a regular file"),
-        (_host_key_open, "host key {key}: is open to other users (mode 0640): chmod 600 {key}"),
+        (
+            _folder_open_to_all,
+            'authorized_keys "{file}": others could replace it, as they may write to its folder:'
+            " chmod go-w {folder}",
+        ),
+        (_folder_instead, 'authorized_keys "{file}" is a folder, and no regular file'),
+        (_pipe_instead, 'authorized_keys "{file}" is a FIFO, and no regular file'),
+        (_host_key_open, 'host key "{key}" is open to other users (mode 0640): chmod 600 {key}'),
         (_host_key_public, "host key {key}: not a private key of type ed25519"),
         (_host_key_with_passphrase, "host key {key}: not a private key, or one with a passphrase"),
     ],

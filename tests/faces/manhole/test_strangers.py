@@ -18,7 +18,7 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import provider
 
-from monconn.errors import ListenError
+from monconn.errors import FileError, ListenError
 from monconn.monitor.registry import Registry
 from monconn.ops.operations import Operations
 
@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from twisted.conch.ssh.keys import Key
 
 from monconn.faces.manhole import keys, server
+from monconn.files import read_trusted_file
 from monconn.turns import QUEUE_SECONDS
 from tests.properties import examples
 from tests.turning import TurnClock
@@ -104,14 +105,13 @@ def write(path: Path, text: bytes) -> None:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of what is read from now on."""
     sizes: list[int] = []
-    read = os.read
 
-    def counted(descriptor: int, size: int) -> bytes:
-        data = read(descriptor, size)
+    def counted(*arguments: Any, **more: Any) -> tuple[bytes, os.stat_result]:
+        data, found = read_trusted_file(*arguments, **more)
         sizes.append(len(data))
-        return data
+        return data, found
 
-    monkeypatch.setattr(os, "read", counted)
+    monkeypatch.setattr(keys, "read_trusted_file", counted)
     return sizes
 
 
@@ -130,7 +130,7 @@ def test_the_file_is_read_and_its_faults_logged_once_for_each_change(
     set_age(path, monkeypatch, 1)
     for _ in range(100):
         assert len(authorized.blobs()) == len(lines)
-    assert [size for size in sizes if size] == [path.stat().st_size]
+    assert sizes == [path.stat().st_size]
     assert [line.rpartition(": ")[2] for line in logged] == [
         "options, or a type other than ed25519, ecdsa and rsa",
         "not a public key",
@@ -139,7 +139,7 @@ def test_the_file_is_read_and_its_faults_logged_once_for_each_change(
     set_age(path, monkeypatch, 1)
     for _ in range(100):
         assert authorized.blobs() == {Key.fromString(second).blob()}
-    assert len([size for size in sizes if size]) == 2
+    assert len(sizes) == 2
     assert len(logged) == 2
 
 
@@ -206,13 +206,13 @@ def _folder(path: Path) -> Path:
 
 
 ODD_FILES: list[tuple[Callable[[Path], Path], str]] = [
-    (lambda _: Path("/dev/zero"), "/dev/zero: is not a regular file"),
-    (lambda _: Path("/dev/tty"), "/dev/tty: "),  # there may be none
-    (_fifo, "{path}: is not a regular file"),
-    (_folder, "{path}: is not a regular file"),
-    (_too_big, "{path}: is too big: more than 1 MiB"),
-    (lambda path: path / "x\0y", ": not a path"),
-    (lambda path: path / "x\ud800y", ": not a path"),
+    (lambda _: Path("/dev/zero"), '"/dev/zero" is a device, and no regular file'),
+    (lambda _: Path("/dev/tty"), '"/dev/tty" '),  # there may be none
+    (_fifo, '"{path}" is a FIFO, and no regular file'),
+    (_folder, '"{path}" is a folder, and no regular file'),
+    (_too_big, '"{path}" is too big: at most 1.0 MiB are read'),
+    (lambda path: path / "x\0y", "a path has no NUL in it"),
+    (lambda path: path / "x\ud800y", "a character that no path can have"),
     (lambda path: path.parent / ("x" * 300), "file name too long"),
 ]
 
@@ -222,7 +222,7 @@ def test_odd_files_have_a_clear_error(
     path: Path, make: Callable[[Path], Path], message: str
 ) -> None:
     odd = make(path)
-    with pytest.raises(keys.KeyFileError) as raised:
+    with pytest.raises(FileError) as raised:
         keys.AuthorizedKeys(str(odd)).blobs()
     assert message.format(path=path) in str(raised.value)
     with pytest.raises(ListenError, match="host key ") as raised_by_host_key:

@@ -9,6 +9,8 @@ import { formatCount } from "./units.js";
 
 /** How many of what is concerned are named. */
 const NAMED = 6;
+/** Of how many clients at most it is asked what a block would end. */
+const MOST_CHECKED = 20;
 
 /** @typedef {import("./types.js").Row} Row */
 
@@ -118,6 +120,19 @@ function countOf(answer) {
  */
 export async function blockClients(networks, { service } = {}) {
   const wanted = [...new Set(networks)];
+  let ended = "Their live connections will be ended, unless you leave them open.";
+  if (wanted.length <= MOST_CHECKED) {
+    let count = 0;
+    try {
+      for (const network of wanted) {
+        count += countOf(await post("blocks", { network, ...(service === undefined ? {} : { service }), dry_run: true }));
+      }
+    } catch (error) {
+      notifyProblem(error);
+      return false;
+    }
+    ended = count === 0 ? "None of them is connected now." : `${counted(count, "live connection")} will be ended, unless you leave them open.`;
+  }
   const duration = h(
     "select",
     { id: "block-for" },
@@ -141,6 +156,7 @@ export async function blockClients(networks, { service } = {}) {
         { class: "muted" },
         service === undefined ? "They are refused at all services." : `They are refused at ${service}.`,
       ),
+      h("p", { class: "warn" }, ended),
       h(
         "div",
         { class: "form" },

@@ -156,6 +156,8 @@ async function route() {
   const found = parseAddress();
   if (found === null) {
     leave();
+    setTitle("Nothing is here");
+    drawHeader(session, "", { pages: PAGES, link, logOut });
     replace(byId("main"), h("h1", null, "Nothing is here"), h("p", null, h("a", { href: link(START) }, "Services")));
     return;
   }

@@ -110,7 +110,7 @@ function drawState(state) {
 live.on("state", drawState);
 live.on("tick", (tick) => {
   if (count !== null) {
-    setText(count, `${formatCount(tick.connections)} connections`);
+    setText(count, `${formatCount(tick.connections)} connection${tick.connections === 1 ? "" : "s"}`);
   }
 });
 setInterval(() => {

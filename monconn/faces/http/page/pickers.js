@@ -41,10 +41,8 @@ export function momentOf(text, now) {
   if (ago !== null) {
     return now - Number(ago[1]) * (SECONDS[ago[2] ?? ""] ?? NaN);
   }
-  if (/^\d+(\.\d+)?$/.test(text)) {
-    return Number(text);
-  }
-  return asDate(text).getTime() / 1000;
+  // A number is seconds; what no date can be is NaN also then.
+  return asDate(/^\d+(\.\d+)?$/.test(text) ? Number(text) : text).getTime() / 1000;
 }
 
 /**
@@ -143,11 +141,9 @@ export function periodPicker({ period, onChange, choices = PERIODS }) {
  * @param {number} seconds
  */
 function localText(seconds) {
-  if (!Number.isFinite(seconds)) {
-    return "";
-  }
   const moment = new Date(seconds * 1000);
-  return new Date(moment.getTime() - moment.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
+  const local = new Date(moment.getTime() - moment.getTimezoneOffset() * 60_000);
+  return Number.isNaN(local.getTime()) ? "" : local.toISOString().slice(0, 19);
 }
 
 /**

@@ -34,6 +34,8 @@ const SEED_BUCKETS = 65;
 const WRITTEN_MILLISECONDS = 3000;
 /** How often a longer period is asked for again. */
 const HISTORY_MILLISECONDS = 30_000;
+/** All who look at the same bars share one query, which may take a second of a large file. */
+const HISTORY_MAX_AGE_SECONDS = 15;
 
 /** @type {import("../types.js").View} */
 export default {
@@ -279,7 +281,7 @@ class ClosedView {
     /** @type {any} */
     let answer;
     try {
-      answer = await get("history/reasons", { since: period, buckets: BUCKETS, filter });
+      answer = await get("history/reasons", { since: period, buckets: BUCKETS, filter, max_age: HISTORY_MAX_AGE_SECONDS });
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       if (number === this.historyNumber && !error.isGone) setText(this.about, `The history does not say: ${error.detail || error.title}`);

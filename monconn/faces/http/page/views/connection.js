@@ -151,13 +151,11 @@ class ConnectionView {
   }
 
   async readColumns() {
-    for (const listing of ["closed", "connections"]) {
-      try {
-        const { columns } = await this.context.columns(listing);
-        for (const column of columns) this.columns.set(column.name, column);
-      } catch (error) {
-        if (!(error instanceof Problem)) throw error; // then fields go by their names
-      }
+    try {
+      const { columns } = await this.context.columns("connection");
+      for (const column of columns) this.columns.set(column.name, column);
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error; // then fields go by their names
     }
   }
 
@@ -449,7 +447,8 @@ function card(id, title, ...children) {
 function stateText(row) {
   if (row.refusal) return `Refused: ${row.refusal}${row.detail ? ` (${row.detail})` : ""}`;
   if (row.closed_at) {
-    const by = row.closed_by ? `, ended by ${row.closed_by === "monconn" ? "monconn" : `the ${row.closed_by}`}` : "";
+    // A side that vanished has ended nothing; its reason says which one it was.
+    const by = row.closed_by && !String(row.reason).endsWith("_lost") ? `, ended by ${row.closed_by === "monconn" ? "monconn" : `the ${row.closed_by}`}` : "";
     return `Closed: ${row.reason}${by}, after ${formatDuration(Number(row.duration_seconds ?? row.age_seconds))}`;
   }
   const texts = [STATES[row.state] ?? row.state];

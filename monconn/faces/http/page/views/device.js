@@ -1,5 +1,5 @@
 /** One device: who it is, what is usual for it, and what it did. */
-import { Problem, get, path, post } from "../api.js";
+import { Problem, get, post } from "../api.js";
 import { closeConnections } from "../actions.js";
 import { strip } from "../charts/strip.js";
 import { timeline } from "../charts/timeline.js";
@@ -154,7 +154,7 @@ class DeviceView {
     // The server gives the latest rows, and those after the period are left out here.
     const limit = until === "" ? this.limit : MOST_ROWS;
     try {
-      const story = await get(path("devices", this.name), { service: this.params.service, since, limit, max_age: 1 });
+      const story = await get("device", { name: this.name, service: this.params.service, since, limit, max_age: 1 });
       if (mine !== this.number) {
         return;
       }

@@ -35,7 +35,8 @@ export async function mountLogin(root, notice, onDone) {
       if (!(error instanceof Problem)) {
         throw error;
       }
-      problem.textContent = error.detail || error.title;
+      const text = error.detail || error.title;
+      problem.textContent = `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
       problem.hidden = false;
       return false;
     }

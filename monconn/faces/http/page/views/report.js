@@ -59,8 +59,9 @@ function mount(root, params, context) {
     const now = context.live.now();
     const until = wanted.until === "" ? now : momentOf(wanted.until, now);
     const since = momentOf(wanted.since, now);
+    const isPeriod = Number.isFinite(since) && Number.isFinite(until); // else the server says what is wrong
     try {
-      const report = await get("report", { ...which, since, until });
+      const report = await get("report", { ...which, ...(isPeriod ? { since, until } : wanted) });
       if (mine !== number) {
         return;
       }

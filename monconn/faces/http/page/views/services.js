@@ -155,7 +155,8 @@ class Card {
     const alarms = Array.isArray(service.alarms) ? service.alarms.map(String) : [];
     setText(this.alarms, alarms.length > 0 ? `▲ ${alarms.join(", ")}` : "");
     this.element.classList.toggle("has-alarm", alarms.length > 0);
-    setText(this.route, `${service.listen} → ${service.backend}`);
+    // A factory that a program has wrapped names neither.
+    setText(this.route, [service.listen, service.backend].filter(Boolean).join(" → "));
     setText(this.connections, formatCount(service.connections));
     setText(this.ips, service.ip_count === undefined || service.ip_count === null ? "" : `of ${formatCount(service.ip_count)} IP${service.ip_count === 1 ? "" : "s"}`);
     setText(this.up, formatRate(lines?.up.at(-1) ?? 0));

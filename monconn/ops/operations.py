@@ -228,7 +228,8 @@ class Operations:
             "history": self._history.is_stored,
             "outputs": bool(self.outputs()),
             "recordings": any(each.policy.recorder is not None for each in self.registry),
-            "reload": self.reloader is not None,
+            # Of a program whose services are from no file, a reload is always refused.
+            "reload": self.reloader is not None and self.configuration is not None,
         }
 
     # -- queries of what is live

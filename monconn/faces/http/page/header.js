@@ -45,7 +45,11 @@ export function drawHeader(session, path, shell) {
   }
   for (const item of byId("header").querySelectorAll("nav a")) {
     const own = item.getAttribute("data-path") ?? "";
-    setAttribute(item, "aria-current", path === own ? "page" : path.startsWith(`${own}/`) ? "true" : null);
+    const isCurrent = path === own || path.startsWith(`${own}/`);
+    setAttribute(item, "aria-current", isCurrent ? (path === own ? "page" : "true") : null);
+    if (isCurrent) {
+      item.scrollIntoView({ block: "nearest", inline: "nearest" }); // on a phone they scroll
+    }
   }
 }
 

@@ -13,26 +13,27 @@ WINDOW_SECONDS = 1.0
 
 
 class RateLimiter:
-    """Allows something at most ``per_second`` times within any second.
+    """Allows something so many times at most within any second, or another time.
 
     The window slides: it ends at each call, so that twice the limit cannot pass around the
-    boundary between two fixed seconds. It stores the time of each of the last ``per_second``
-    calls that passed, which costs some 32 bytes each and makes a call O(1); the limits here are
-    5,000 at most.
+    boundary between two fixed windows. It stores the time of each of the last ``most`` calls that
+    passed, which costs some 32 bytes each and makes a call O(1); the limits here are 5,000 at most.
 
     :param clock: monotonic time.
-    :param per_second: the limit, at least 1.
+    :param most: the limit, at least 1.
+    :param window_seconds: within which it holds.
     """
 
-    def __init__(self, clock: Clock, per_second: int) -> None:
+    def __init__(self, clock: Clock, most: int, window_seconds: float = WINDOW_SECONDS) -> None:
         self._clock = clock
-        self._passed: deque[float] = deque(maxlen=per_second)
+        self._window_seconds = window_seconds
+        self._passed: deque[float] = deque(maxlen=most)
 
     def take(self) -> bool:
         """Count one more call and return True, unless the limit is reached."""
         now = self._clock.seconds()
         passed = self._passed
-        if len(passed) == passed.maxlen and now - passed[0] < WINDOW_SECONDS:
+        if len(passed) == passed.maxlen and now - passed[0] < self._window_seconds:
             return False
         passed.append(now)  # which drops the oldest one
         return True

@@ -60,6 +60,12 @@ class Codes:
         _, grant = self._grants.pop(_digest(code), (0.0, None))
         return grant
 
+    def look_up(self, code: str) -> Grant | None:
+        """What a code gives, without using it; None if there is none, or none any more."""
+        self._drop_ended()
+        _, grant = self._grants.get(_digest(code), (0.0, None))
+        return grant
+
     def clear(self) -> None:
         """Have no code used any more."""
         self._grants.clear()

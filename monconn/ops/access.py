@@ -295,6 +295,11 @@ class Access(Service):
 
     # -- sessions
 
+    def grant(self, code: str) -> Grant | None:
+        """What a one-time code gives, which is not used by that; None if there is no such code, or
+        none any more."""
+        return self._codes.look_up(code)
+
     def log_in(self, code: str, origin: str) -> Session | None:
         """Use a one-time code.
 
@@ -316,7 +321,10 @@ class Access(Service):
         if token is None:
             return None
         session = self._keys.new_session(
-            f"token {token.name}", token.role, self._wall(), self._keys.token_id(token.digest)
+            token_session_name(token),
+            token.role,
+            self._wall(),
+            self._keys.token_id(token.digest),
         )
         return self._logged_in(session, _from(origin))
 
@@ -495,6 +503,11 @@ def _granted(giver: Role, role: str | None) -> Role:
     if role is not None:
         raise QuestionError(f"{quoted(role)} is no role: {' or '.join(ROLES)}")
     return giver
+
+
+def token_session_name(token: Token) -> str:
+    """Whom sessions are of that were begun with a token."""
+    return f"token {token.name}"
 
 
 def _names(tokens: Sequence[Token]) -> str:

@@ -35,6 +35,32 @@ def test_a_link_logs_in_once_and_leaves_nothing_behind(
     check_accessibility(other)
 
 
+def test_a_link_of_somebody_else_asks_first(open_page: Callable[..., Page], site: Site) -> None:
+    """Whoever sends one has what is done by it in their own name."""
+    page = open_page("#/login", logged_in=False)
+    field = page.get_by_label("Or with a token")
+    field.fill(site.command("web", "--token", "view", "--as", "victim").split()[0])
+    field.press("Enter")
+    role = page.locator(".header .role")
+    expect(role).to_have_text("view")
+    link = site.link()
+    page.goto(link)
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("logged in as token victim (view)")
+    check_accessibility(page)
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".view-services .card").first).to_be_visible()
+    expect(role).to_have_text("view")
+    page.goto(link)
+    dialog.get_by_role("button", name="Log in", exact=True).click()
+    expect(role).to_have_text("operate")
+    # Used up, it takes nothing away.
+    page.goto(link)
+    expect(page.locator(".notice")).to_contain_text("used already")
+    expect(page.locator(".view-services .card").first).to_be_visible()
+    expect(role).to_have_text("operate")
+
+
 def test_a_token_logs_in_too(open_page: Callable[..., Page], site: Site) -> None:
     page = open_page("#/connections?filter=service:web", logged_in=False)
     field = page.get_by_label("Or with a token")

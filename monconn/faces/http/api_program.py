@@ -42,7 +42,8 @@ def _log_in(call: Call) -> Answer:
     code, token = call.arguments.get("code"), call.arguments.get("token")
     if (code is None) == (token is None):
         raise QuestionError("give either a code or a token")
-    return call.guard.log_in(call.request, code=code, token=token)
+    replace = call.arguments.get("replace", False)
+    return call.guard.log_in(call.request, code=code, token=token, replace=replace)
 
 
 def _log_out(call: Call) -> Response:
@@ -286,9 +287,10 @@ ROUTES = (
         (
             of.text("code", "The one-time code of a link."),
             of.text("token", "A token."),
+            of.in_body_flag("replace", "Also if the browser is logged in by another name."),
         ),
         status=204,
-        errors=(422,),
+        errors=(409, 422),
     ),
     Route(
         "DELETE",

@@ -31,8 +31,8 @@ from monconn.net.http.messages import (
     Stream,
     StreamWriter,
 )
-from monconn.ops.access import Access
-from monconn.ratelimit import RateLimitedLog
+from monconn.ops.access import Access, token_session_name
+from monconn.ratelimit import RateLimitedLog, RateLimiter
 
 FAILURE_SECONDS = 1.0
 """How long a wrong token, code or cookie waits for its answer."""
@@ -41,6 +41,10 @@ MOST_WAITING = 64
 served meanwhile as always."""
 CHECK_SECONDS = 1.0
 """How often it is checked whether those who get streams still may."""
+LOGINS_PER_WINDOW = 60
+"""How often one name may log in within :data:`LOGIN_WINDOW_SECONDS`."""
+LOGIN_WINDOW_SECONDS = 60.0
+_MOST_NAMES = 1_000
 _LOG_LINES_PER_SECOND = 2
 _MOST_COOKIES = 4
 _PREFLIGHT_SECONDS = 600
@@ -111,6 +115,7 @@ class Guard:
         """Whether it listens on all addresses: any may be named, as no address is rebound."""
         own = () if self._takes_ips else (host,)
         self._hosts = frozenset(("localhost", *own, *config.hosts))
+        self._logins: dict[str, RateLimiter] = {}
         self._waiting: dict[Deferred[Response], IDelayedCall] = {}
         self._streams = Streams(clock)
         self.most_waiting = MOST_WAITING
@@ -301,15 +306,25 @@ class Guard:
     # -- log in and out
 
     def log_in(
-        self, request: Request, *, code: str | None = None, token: str | None = None
+        self,
+        request: Request,
+        *,
+        code: str | None = None,
+        token: str | None = None,
+        replace: bool = False,
     ) -> Answer:
         """Begin a session, with a one-time code or a token.
 
-        :returns: 204 with the cookie; 401 if there is no such code or token, after a while.
+        :param replace: whether a link may end what the browser does by another name. Anybody may
+            have it open a link: what its user does then would be that other one's.
+        :returns: 204 with the cookie; 401 if there is no such code or token, after a while; 409 if
+            the browser is logged in by another name; 429 if this name logs in too often.
         """
         origin = request.headers.get("origin")
         if origin is not None and self._is_allowed(origin, request):
             return _problem(403, _NO_COOKIES, "foreign-origin")
+        if (refused := self._refused_login(request, code, token, replace)) is not None:
+            return refused
         if code is not None:
             session = self._access.log_in(code, request.origin)
         else:
@@ -318,6 +333,41 @@ class Guard:
             why = _WRONG_TOKEN if code is None else "the link was used already, or is too old"
             return self._later(request, _problem(401, why, "not-logged-in"), why)
         return Response(204, headers=(self._set_cookie(request, session),))
+
+    def _refused_login(
+        self, request: Request, code: str | None, token: str | None, replace: bool
+    ) -> Response | None:
+        """Why somebody may not log in now who has a right code or token, which is not used up."""
+        if code is not None:
+            grant = self._access.grant(code)
+            name = None if grant is None else grant.name
+            held = self._session_of(request)
+            if grant and isinstance(held, Caller) and held.name != grant.name and not replace:
+                return _problem(
+                    409,
+                    f"this browser is logged in as {held.name} ({held.role}), and the link is for"
+                    f" {grant.name} ({grant.role})",
+                    "other-session",
+                )
+        else:
+            known = self._access.token(token or "")
+            name = None if known is None else token_session_name(known)
+        if name is None or self._has_room(name):
+            return None
+        wait = (("Retry-After", str(int(LOGIN_WINDOW_SECONDS))),)
+        most = f"{LOGINS_PER_WINDOW} times within {LOGIN_WINDOW_SECONDS:.0f} seconds"
+        return _problem(429, f"{name} has logged in {most}: wait", "too-many", wait)
+
+    def _has_room(self, name: str) -> bool:
+        """Count a login, unless there were too many of this name: each is a line of the log, and
+        an action in the history."""
+        room = self._logins.pop(name, None)
+        if room is None:
+            room = RateLimiter(self._clock, LOGINS_PER_WINDOW, LOGIN_WINDOW_SECONDS)
+        self._logins[name] = room
+        if len(self._logins) > _MOST_NAMES:
+            del self._logins[next(iter(self._logins))]  # the one that was used least recently
+        return room.take()
 
     def log_out(self, request: Request, caller: Caller) -> Response:
         """End the session of a browser."""

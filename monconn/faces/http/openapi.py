@@ -49,7 +49,7 @@ _OTHERS = {
     421: "The Host of the request is no name of this server.",
     422: "Each argument is one, but what they ask for together makes no sense, such as a time that"
     " ends before it begins; or the configuration has problems: `problems` lists them.",
-    429: "Too many wrong tokens at a time, or too many streams of one caller.",
+    429: "Too many wrong tokens at a time, or too many streams, requests or logins of one caller.",
     503: "A file, such as the history's, cannot be used now, or there are too many streams.",
 }
 _PROBLEM_SCHEMA: dict[str, Any] = {

@@ -21,6 +21,8 @@ from monconn.faces.http.guard import (
     CHECK_SECONDS,
     CONTENT_SECURITY_POLICY,
     FAILURE_SECONDS,
+    LOGIN_WINDOW_SECONDS,
+    LOGINS_PER_WINDOW,
     MOST_WAITING,
     SECURITY_HEADERS,
     Guard,
@@ -280,6 +282,40 @@ def test_the_scheme_and_the_port_of_an_origin(
 ) -> None:
     made = request("POST", is_tls=is_tls, host=host, origin=origin)
     assert (guard.check(made) is None) == is_let_in
+
+
+def test_a_link_does_not_replace_the_session_of_another_name(world: World, guard: Guard) -> None:
+    """Else what a user does would be done as whoever has sent the link."""
+    mine = request("POST", "/api/v1/session", origin=f"http://{OURS}")
+    answer = guard.log_in(mine, token=world.token())
+    assert isinstance(answer, Response)
+    cookie = answer.headers[0][1].partition(";")[0]
+    made = request("POST", "/api/v1/session", origin=f"http://{OURS}", cookie=cookie)
+    code = world.code()
+    refused = guard.log_in(made, code=code)
+    assert isinstance(refused, Response)
+    assert (refused.status, refused.headers) == (409, ())
+    assert isinstance(refused.body, bytes)
+    assert b"logged in as token" in refused.body
+    # The code is not used up; one of the same name needs no question.
+    answer = guard.log_in(made, code=code, replace=True)
+    assert isinstance(answer, Response)
+    assert answer.status == 204
+    cookie = answer.headers[0][1].partition(";")[0]
+    made = request("POST", "/api/v1/session", origin=f"http://{OURS}", cookie=cookie)
+    assert status(guard.log_in(made, code=world.code())) == 204
+
+
+def test_one_name_logs_in_so_often(world: World, guard: Guard) -> None:
+    """Each time is a line of the log, and an action."""
+    made, text = request("POST", "/api/v1/session"), world.token()
+    answers = [status(guard.log_in(made, token=text)) for _ in range(LOGINS_PER_WINDOW + 10)]
+    assert answers == [204] * LOGINS_PER_WINDOW + [429] * 10
+    logged = [each for each in world.noted.actions if each.startswith("logged in")]
+    assert len(logged) == LOGINS_PER_WINDOW
+    assert status(guard.log_in(made, code=world.code())) == 204  # another name
+    world.clock.advance(LOGIN_WINDOW_SECONDS)
+    assert status(guard.log_in(made, token=text)) == 204
 
 
 # -- CORS

@@ -347,10 +347,12 @@ async function showLogin(problem) {
   const root = h("div", { class: "view view-login" });
   replace(byId("main"), root);
   setTitle("Log in");
-  await mountLogin(root, problem, () => {
+  await mountLogin(root, problem, (isNew) => {
     history.replaceState(null, "", wanted === "" ? link(START) : wanted);
     wanted = "";
-    accounts?.postMessage("logged_in");
+    if (isNew) {
+      accounts?.postMessage("logged_in");
+    }
     void begin();
   });
 }

@@ -2,7 +2,8 @@
  * Logging in with a one-time code, which a link brings in its fragment: a fragment is never sent to
  * a server, nor in a Referer.
  */
-import { Problem, post } from "../api.js";
+import { Problem, get, post } from "../api.js";
+import { confirmAction, notify } from "../dialogs.js";
 import { h, replace } from "../dom.js";
 
 /** The code of the address, which is taken out of it, and out of the browser's history. */
@@ -20,33 +21,93 @@ function takeCode() {
 }
 
 /**
+ * Use the code of a link. Anybody may have a browser open one: what is done then would be done as
+ * somebody else. So who is logged in by another name is asked first.
+ *
+ * @param {string} code
+ * @returns {Promise<boolean>} False if one is to stay who one is.
+ * @throws {Problem}
+ */
+async function useCode(code) {
+  try {
+    await post("session", { code });
+  } catch (error) {
+    if (!(error instanceof Problem) || error.status !== 409) {
+      throw error;
+    }
+    const isWanted = await confirmAction({
+      title: "Log in as somebody else?",
+      text: [
+        h("p", null, sentence(error.detail)),
+        h("p", null, "Go on only if you have asked for this link yourself."),
+      ],
+      label: "Log in",
+      danger: true,
+    });
+    if (!isWanted) {
+      return false;
+    }
+    await post("session", { code, replace: true });
+  }
+  return true;
+}
+
+/** Whether this browser is logged in, be it by a link or not. */
+async function isLoggedIn() {
+  try {
+    await get("session");
+    return true;
+  } catch (error) {
+    if (error instanceof Problem) {
+      return false;
+    }
+    throw error;
+  }
+}
+
+/** @param {string} text */
+function sentence(text) {
+  return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+}
+
+/**
  * @param {HTMLElement} root
  * @param {string} notice Why somebody is here who was logged in.
- * @param {() => void} onDone Somebody is logged in.
+ * @param {(isNew: boolean) => void} onDone Somebody is logged in: now, or still.
  */
 export async function mountLogin(root, notice, onDone) {
   const problem = h("p", { class: "error", role: "alert" });
   problem.hidden = true;
-  /** @param {Record<string, string>} secret */
-  async function logIn(secret) {
-    try {
-      await post("session", secret);
-    } catch (error) {
-      if (!(error instanceof Problem)) {
-        throw error;
-      }
-      const text = error.detail || error.title;
-      problem.textContent = `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
-      problem.hidden = false;
-      return false;
+  /** @param {unknown} error */
+  function show(error) {
+    if (!(error instanceof Problem)) {
+      throw error;
     }
-    onDone();
-    return true;
+    problem.textContent = sentence(error.detail || error.title);
+    problem.hidden = false;
+  }
+  /** @param {string} token */
+  async function logIn(token) {
+    try {
+      await post("session", { token });
+    } catch (error) {
+      show(error);
+      return;
+    }
+    onDone(true);
   }
   const code = takeCode();
   if (code !== "") {
     replace(root, h("h1", null, "Logging in …"));
-    if (await logIn({ code })) {
+    try {
+      onDone(await useCode(code));
+      return;
+    } catch (error) {
+      show(error);
+    }
+    if (await isLoggedIn()) {
+      notify(problem.textContent ?? "", "warning");
+      onDone(false);
       return;
     }
   }
@@ -67,7 +128,7 @@ export async function mountLogin(root, notice, onDone) {
         onsubmit: (/** @type {Event} */ event) => {
           event.preventDefault();
           if (token.value.trim() !== "") {
-            void logIn({ token: token.value.trim() });
+            void logIn(token.value.trim());
           }
         },
       },

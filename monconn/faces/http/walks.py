@@ -24,6 +24,8 @@ MOST_OF_CALLER = 4
 """Of these, the most of one caller."""
 REST_SECONDS = 120.0
 """How long a rest is held for a client that does not ask for it."""
+_NO_PAGE = -1
+"""Once the last page was made; no cursor names it, as its number has digits only."""
 _Owner = tuple[str, str]
 
 
@@ -146,7 +148,7 @@ class Walks:
         encoded, has_more = yield from self._page(walk, limit, is_continued=True)
         walk.page = (number, encoded)
         if not has_more:
-            walk.rest, walk.number = iter(()), 0
+            walk.rest, walk.number = iter(()), _NO_PAGE
         return Response(200, encoded, JSON)
 
     def _made(self, result: Any, walk: _Walk) -> None:

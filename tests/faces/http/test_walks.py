@@ -111,6 +111,17 @@ def test_a_part_that_is_asked_for_again_is_the_same(api: Api) -> None:
     assert api.ask("GET", f"{LIST}?cursor={first['next']}").status == 404
 
 
+def test_no_cursor_leads_behind_the_last_part(api: Api) -> None:
+    connect(api, 30)
+    first = api.get(f"{LIST}?limit=20")
+    last = following(api, first)
+    assert "next" not in last
+    token = first["next"].rpartition(".")[0]
+    replies = [api.ask("GET", f"{LIST}?cursor={token}.{number}") for number in range(-1, 4)]
+    assert [each.status for each in replies] == [404, 404, 200, 404, 404]
+    assert replies[2].json == last
+
+
 def test_who_asks_twice_at_a_time_gets_the_same(api: Api) -> None:
     connect(api, 300)
     first = api.get(f"{LIST}?limit=10")

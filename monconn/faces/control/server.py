@@ -98,7 +98,7 @@ class ControlFactory(Factory):
         self.access = peers.OWN_USER
         """Whom the socket's file lets in."""
         self.queue = TurnQueue(operations.clock)
-        """Requests and steps of TLS handshakes of all clients."""
+        """Requests of all clients."""
         self.held_rows = HeldRows()
         self.clients: set[ControlProtocol] = set()
         """All who are connected."""

@@ -41,10 +41,11 @@ from monconn.net.listen import (
     serve_factory,
 )
 from monconn.net.tls import ClientTls
-from monconn.net.tls_serving import TlsFactory
+from monconn.net.tls_serving import HANDSHAKE_SHARE, TlsFactory
 from monconn.ops.operations import Operations
 from monconn.policy.sides import Keepalive
 from monconn.policy.tls import BackendTls
+from monconn.turns import TurnQueue
 from monconn.unixsocket import ListeningSocket
 
 CLIENTS_PER_TURN = 4
@@ -75,6 +76,7 @@ class ControlService(Service):
     ) -> None:
         self._config = config
         self._reactor = reactor
+        self._clock = clock
         self._factory = ControlFactory(operations or Operations(registry, clock), config.role)
         self._listener: Listener | None = None
         self.where: str | None = None
@@ -132,7 +134,8 @@ class ControlService(Service):
         options = _tls_options(self._config, address)
         factory: IProtocolFactory = self._factory
         if options is not None:
-            factory = TlsFactory(options, self._factory, self._factory.queue)
+            handshakes = TurnQueue(self._clock, HANDSHAKE_SHARE)
+            factory = TlsFactory(options, self._factory, handshakes)
         sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
         mode = address.mode if isinstance(address, UnixAddress) else None
         if isinstance(sock, ListeningSocket) and mode is not None:

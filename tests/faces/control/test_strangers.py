@@ -20,14 +20,16 @@ from twisted.protocols.tls import BufferingTLSTransport
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import MonotonicClock
 from monconn.config.sections import ControlConfig, TlsConfig
+from monconn.faces.control import service as module
 from monconn.faces.control.client import Client
 from monconn.faces.control.server import MAX_STRANGERS, ControlProtocol
 from monconn.faces.control.service import CLIENTS_PER_TURN, ControlService
 from monconn.monitor.registry import Registry
-from monconn.net.tls_serving import TlsFactory
-from monconn.turns import QUEUE_SECONDS
+from monconn.net.tls_serving import HANDSHAKE_SHARE, TlsFactory
+from monconn.turns import BURST_SECONDS, QUEUE_SECONDS
 from tests import running_reactor
 from tests.certificates import make_certificate
+from tests.turning import TurnClock
 
 from .conftest import Port
 from .seats import Server, patch_peers
@@ -98,6 +100,42 @@ def test_handshakes_share_the_time_of_a_turn(
         assert answered() == 2 * turn
     assert {each.producerState for each in transports} == {"producing"}
     server.factory.close()
+
+
+def test_handshakes_take_a_part_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch_peers(monkeypatch)
+    own = make_certificate(tmp_path)
+    tls = TlsConfig(str(own.certificate), str(own.key), str(own.certificate))
+    clock, served = TurnClock(), []
+
+    def serve(sock: Any, reactor: Any, factory: Any, batch: int) -> Any:
+        served.append(factory)
+        return sock
+
+    monkeypatch.setattr(module, "serve_factory", serve)
+    config = ControlConfig(TcpAddress("127.0.0.1", 0), tls=tls)
+    service = ControlService(config, Registry(), running_reactor(), clock)
+    service.privilegedStartService()
+    (factory,) = served
+    steps = []
+
+    def slow_step(self: Any, data: bytes) -> None:
+        steps.append(data)
+        clock.work(0.01)
+
+    monkeypatch.setattr(BufferingTLSTransport, "dataReceived", slow_step)
+    for _ in range(MAX_STRANGERS):
+        protocol = factory.buildProtocol(None)
+        protocol.makeConnection(StringTransport())
+        protocol.dataReceived(b"hello")
+    ends = clock.seconds() + 1
+    while clock.seconds() < ends:
+        clock.turn()
+        clock.work(0.001)  # what others do
+    assert 0.01 * len(steps) == pytest.approx(BURST_SECONDS + HANDSHAKE_SHARE, abs=0.02)
+    service.close_listener()
 
 
 @pytest_twisted.ensureDeferred

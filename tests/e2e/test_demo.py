@@ -35,7 +35,9 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("runtime")
 def test_demo(start: Callable[..., Program], tmp_path: Path) -> None:
-    demo = start(SCRIPTS / "monconn", "demo", env={"TMPDIR": str(tmp_path)})
+    state = tmp_path / "state"
+    env = {"TMPDIR": str(tmp_path), "XDG_STATE_HOME": str(state)}
+    demo = start(SCRIPTS / "monconn", "demo", env=env)
     port = int(demo.out.wait_for(r"nc -N 127\.0\.0\.1 (\d+)$")[1])
     demo.out.wait_for("Ctrl-C ends it")
     log_in(str(demo.out))
@@ -76,6 +78,7 @@ def test_demo(start: Callable[..., Program], tmp_path: Path) -> None:
     demo.send(signal.SIGINT)
     assert demo.status() == 0
     assert list(tmp_path.glob("monconn-demo-*")) == []
+    assert list(state.rglob("*.sessions")) == []
     for device in DEVICES[:3]:  # those that would stay longer
         demo.out.wait_for(rf"demo: {re.escape(device)}:\d+ stopping after ")
     assert str(demo.err) == ""

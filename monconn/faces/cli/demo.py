@@ -109,6 +109,7 @@ def run_demo(*, debug: bool = False) -> int:
     """
     install_reactor()
     folder = tempfile.mkdtemp(prefix="monconn-demo-")
+    os.environ["STATE_DIRECTORY"] = folder  # else the key of each run's sessions stays behind
     try:
         return _run(folder, debug)
     finally:

@@ -147,6 +147,14 @@ def read_plain_listen(node: Node) -> TcpAddress | UnixAddress:
     return address
 
 
+def read_private_listen(node: Node) -> TcpAddress | UnixAddress:
+    """Where to listen, as :func:`read_plain_listen`, for what is for this machine at first: what is
+    advised for a port alone is not refused next."""
+    if isinstance(node, Scalar) and node.text.isdecimal():
+        raise Wrong.here(f"a number alone is no address: write 127.0.0.1:{node.text}")
+    return read_plain_listen(node)
+
+
 def read_listen_port(node: Node) -> int:
     """A port to listen on, where 0 is any free one."""
     return parse_port(_port_text(node), 0)

@@ -87,7 +87,7 @@ def _read_each(node: Sequence, read: Callable[[Node], str]) -> tuple[str, ...]:
 class HttpConfig:
     """The HTTP API, and the page for browsers."""
 
-    listen: Annotated[TcpAddress | UnixAddress, address_fields.read_plain_listen]
+    listen: Annotated[TcpAddress | UnixAddress, address_fields.read_private_listen]
     """The address; without ``tls`` on this machine only."""
     tls: Annotated[HttpTlsConfig | None, _read_http_tls] = None
     """The certificate, for HTTPS."""

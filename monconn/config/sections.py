@@ -110,7 +110,7 @@ def _read_one_control(node: Node, example: str) -> ControlConfig:
 class ManholeConfig:
     """The manhole: a Python prompt over SSH."""
 
-    listen: Annotated[TcpAddress | UnixAddress, address_fields.read_plain_listen]
+    listen: Annotated[TcpAddress | UnixAddress, address_fields.read_private_listen]
     """The address; on this machine only."""
     authorized_keys: Annotated[str, fields.read_file_path]
     """The file with the public keys that may log in."""

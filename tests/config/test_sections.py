@@ -56,6 +56,18 @@ def test_everything_is_off_except_devices() -> None:
     assert config.observers == ()
 
 
+@pytest.mark.parametrize("port", ["9180", "'9180'"])
+@pytest.mark.parametrize("key", ["http: {listen: %s}", "manhole: {listen: %s, authorized_keys: k}"])
+def test_what_is_advised_for_a_port_alone_is_taken(key: str, port: str) -> None:
+    (problem,) = problems(key % port)
+    advised = "127.0.0.1:9180"
+    assert problem.endswith(f"a number alone is no address: write {advised}")
+    if key.startswith("http"):
+        http = read(key % advised).http
+        assert http is not None
+        assert http.listen == TcpAddress("127.0.0.1", 9180)
+
+
 def test_captures() -> None:
     assert read("").capture == CaptureConfig()
     assert read("capture: {}\n").capture == CaptureConfig()

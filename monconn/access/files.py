@@ -26,6 +26,9 @@ from monconn.files import (
 )
 from monconn.policy.block_files import SETTLED_SECONDS, Signature, signature_of
 
+FileState = tuple[Signature, int, int]
+"""Of a file, with the owner and the mode of its folder: the file's own signature stays the same
+when others get to write there."""
 MOST_LOOKS = 5
 """A file that is another one at each look is read nevertheless after so many."""
 
@@ -95,8 +98,8 @@ class Look:
     :param looks: for how many looks it has been another one.
     """
 
-    signature: Signature | str | None = None
-    pending: Signature | str | None = None
+    signature: FileState | str | None = None
+    pending: FileState | str | None = None
     looks: int = 0
 
 
@@ -127,7 +130,8 @@ def read_tokens(path: str) -> Looked:
     # The kernel's times have a resolution of some milliseconds: what was written just before may
     # be written again without a change of them.
     is_settled = (
-        not isinstance(signature, str) and abs(time.time() - signature[3] / 1e9) > SETTLED_SECONDS
+        not isinstance(signature, str)
+        and abs(time.time() - signature[0][3] / 1e9) > SETTLED_SECONDS
     )
     return Looked(Look(signature if is_settled else None), tokens)
 
@@ -146,10 +150,11 @@ def look_at_tokens(path: str, before: Look) -> Looked:
         return Looked(Look(now), Tokens(), str(error))
 
 
-def _signature(path: str) -> Signature | str:
-    """What tells whether a file is another one by now; with who may read it."""
+def _signature(path: str) -> FileState | str:
+    """What tells whether a file is another one by now, or others may read or replace it."""
     try:
-        return signature_of(path)
+        folder = os.stat(os.path.dirname(os.path.realpath(path)))
+        return signature_of(path), folder.st_uid, folder.st_mode
     except (OSError, ValueError) as error:
         return os_error_text(error)
 

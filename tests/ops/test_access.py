@@ -223,6 +223,20 @@ def test_a_folder_in_which_others_can_replace_the_file(world: World) -> None:
     assert len(world.another().tokens()) == 1
 
 
+def test_a_folder_that_is_opened_to_others_while_it_runs(world: World) -> None:
+    token = world.token()
+    world.look()
+    assert world.access.token(token) is not None
+    world.folder.chmod(0o777)
+    world.look()
+    assert world.access.token(token) is None
+    with pytest.raises(FileError, match="chmod go-w"):
+        world.access.tokens()
+    world.folder.chmod(0o700)
+    world.look()
+    assert world.access.token(token) is not None
+
+
 def test_what_is_no_file(world: World) -> None:
     world.tokens.mkdir()
     with pytest.raises(FileError, match="is a folder"):

@@ -21,6 +21,7 @@ from monconn.addresses import TcpAddress, is_loopback
 from monconn.clock import Clock
 from monconn.config.http import HttpConfig
 from monconn.faces.http.caller import Caller
+from monconn.faces.http.checked_streams import CheckedStream, CheckedStreams
 from monconn.faces.http.problems import Problem
 from monconn.log import Logger
 from monconn.net.http.messages import (
@@ -28,8 +29,6 @@ from monconn.net.http.messages import (
     Headers,
     Request,
     Response,
-    Stream,
-    StreamWriter,
 )
 from monconn.ops.access import Access, token_session_name
 from monconn.ratelimit import RateLimitedLog, RateLimiter
@@ -39,8 +38,6 @@ FAILURE_SECONDS = 1.0
 MOST_WAITING = 64
 """How many of these may wait; more are answered at once, with 429. Whoever has a right token is
 served meanwhile as always."""
-CHECK_SECONDS = 1.0
-"""How often it is checked whether those who get streams still may."""
 LOGINS_PER_WINDOW = 60
 """How often one name may log in within :data:`LOGIN_WINDOW_SECONDS`."""
 LOGIN_WINDOW_SECONDS = 60.0
@@ -117,7 +114,7 @@ class Guard:
         self._hosts = frozenset(("localhost", *own, *config.hosts))
         self._logins: dict[str, RateLimiter] = {}
         self._waiting: dict[Deferred[Response], IDelayedCall] = {}
-        self._streams = Streams(clock)
+        self._streams = CheckedStreams(clock)
         self.most_waiting = MOST_WAITING
         """How many guesses may wait; fewer where there are few places for clients."""
         self._failures = RateLimitedLog(clock, _LOG_LINES_PER_SECOND, self._write_summary)
@@ -407,90 +404,6 @@ class Guard:
         if caller is not None and not isinstance(body, bytes):
             body = CheckedStream(body, caller, self._streams)
         return attrs.evolve(response, body=body, headers=(*response.headers, *more))
-
-
-class Streams:
-    """Ends streams whose callers may not have them any more.
-
-    :param clock: monotonic time and timers.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._streams: dict[CheckedStream, None] = {}
-        self._timer: IDelayedCall | None = None
-
-    def add(self, stream: CheckedStream) -> None:
-        """Check a stream from now on."""
-        self._streams[stream] = None
-        if self._timer is None:
-            self._timer = self._clock.callLater(CHECK_SECONDS, self._check)
-
-    def remove(self, stream: CheckedStream) -> None:
-        """Check a stream no more; harmless for one that is not checked."""
-        self._streams.pop(stream, None)
-
-    def stop(self) -> None:
-        """Check nothing more."""
-        self._streams.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _check(self) -> None:
-        self._timer = None
-        for each in tuple(self._streams):
-            if not each.caller.is_valid():
-                each.end()
-        if self._streams:
-            self._timer = self._clock.callLater(CHECK_SECONDS, self._check)
-
-
-class CheckedStream:
-    """A stream between the server and what writes it."""
-
-    def __init__(self, stream: Stream, caller: Caller, streams: Streams) -> None:
-        self.caller = caller
-        self._stream = stream
-        self._streams = streams
-        self._writer: StreamWriter | None = None
-
-    def start(self, writer: StreamWriter) -> None:
-        """Implements ``Stream.start``."""
-        self._writer = writer
-        self._streams.add(self)
-        self._stream.start(self)
-
-    def resume(self) -> None:
-        """Implements ``Stream.resume``."""
-        self._stream.resume()
-
-    def stop(self) -> None:
-        """Implements ``Stream.stop``."""
-        self._streams.remove(self)
-        self._stream.stop()
-
-    def end(self) -> None:
-        """End it for both."""
-        self.stop()
-        self.finish()
-
-    @property
-    def is_slow(self) -> bool:
-        """Implements ``StreamWriter.is_slow``."""
-        return self._writer is not None and self._writer.is_slow
-
-    def write(self, data: bytes) -> None:
-        """Implements ``StreamWriter.write``."""
-        if self._writer is not None:
-            self._writer.write(data)
-
-    def finish(self) -> None:
-        """Implements ``StreamWriter.finish``."""
-        self._streams.remove(self)
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.finish()
 
 
 def is_health(path: str) -> bool:

@@ -17,8 +17,8 @@ from monconn.access.sessions import IDLE_SECONDS, Session
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.config.http import HttpTlsConfig
 from monconn.faces.http.caller import Caller
+from monconn.faces.http.checked_streams import CHECK_SECONDS
 from monconn.faces.http.guard import (
-    CHECK_SECONDS,
     CONTENT_SECURITY_POLICY,
     FAILURE_SECONDS,
     LOGIN_WINDOW_SECONDS,

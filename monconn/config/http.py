@@ -121,6 +121,8 @@ def http_at(address: str) -> HttpConfig:
 
     :raises AddressError: it is none.
     """
+    if address.isdecimal():
+        raise AddressError(f"{address} is a port alone: write 127.0.0.1:{address}")
     listen = parse_listen(address)
     if isinstance(listen, TcpAddress | UnixAddress) and (http := HttpConfig(listen)).is_private:
         return http

@@ -101,6 +101,7 @@ def test_a_reload_shows_first_what_it_changes(open_page: Callable[..., Page], si
     site.config.write_text("services: [")
     page.get_by_role("button", name="Reload configuration").click()
     expect(dialog).to_contain_text("What runs goes on as it is.")
+    check_accessibility(page)
     site.config.write_text(before)
     site.command("reload")
 

@@ -57,6 +57,17 @@ def test_a_device_that_comes_and_goes(open_page: Callable[..., Page], site: Site
     expect(page.get_by_text("The end must be after the beginning.")).to_be_visible()
 
 
+def test_what_has_the_focus_keeps_it_as_figures_change(open_page: Callable[..., Page]) -> None:
+    page = open_page("#/devices/pump-1")
+    button = page.get_by_role("button", name="Forget…")
+    button.focus()
+    with page.expect_response("**/api/v1/devices/pump-1?*"):
+        pass
+    with page.expect_response("**/api/v1/devices/pump-1?*"):  # what came before is shown
+        pass
+    expect(button).to_be_focused()
+
+
 def test_a_name_that_means_no_good_is_text(open_page: Callable[..., Page], site: Site) -> None:
     client = site.device(STRANGE_NAME, "127.0.0.18")
     page = open_page("#/devices?service=mqtt")

@@ -98,3 +98,13 @@ def test_an_address_that_shows_nothing(page: Page) -> None:
     expect(page.get_by_role("heading", name="Nothing is here")).to_be_visible()
     expect(page).to_have_title("Nothing is here · monconn")
     expect(page.locator("nav [aria-current]")).to_have_count(0)
+
+
+def test_the_view_that_is_shown_is_in_sight_in_the_navigation(
+    open_page: Callable[..., Page],
+) -> None:
+    """On a phone, where there is no room for all of them."""
+    page = open_page("#/report", width=360, height=740)
+    current = page.get_by_role("navigation").get_by_role("link", name="Report")
+    expect(current).to_have_attribute("aria-current", "page")
+    expect(current).to_be_in_viewport(ratio=0.9)

@@ -59,8 +59,8 @@ def web(
 ) -> None:
     """Open the page of the server in a browser, logged in by a link that can be used once.
 
-    With --print the link is only printed: it can be opened elsewhere, within a minute. The HTTP API
-    is for programs, too: each should have a token of its own, which --token makes.
+    With --print the link is only printed: it can be opened elsewhere, within a minute. Programs use
+    the HTTP API, each with a token of its own, which --token makes.
     """
     is_link = is_printed or role is not None
     others = [token_role is not None, is_list, revoked is not None, log_out_all]

@@ -221,6 +221,7 @@ def test_pairs_with_a_page() -> None:
         (":9180", "must be on this machine"),
         ("192.0.2.1:9180", "tls: {certificate: FILE, key: FILE}: tokens could be read"),
         ("nonsense", "--http: "),
+        ("9181", "--http: 9181 is a port alone: write 127.0.0.1:9181"),
         ("127.0.0.1:2222", 'the service ":2222" listens there already'),
         ("tls:9180:interface=127.0.0.1", "must be on this machine"),
     ],

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from monconn.config.config import parse_file
 from monconn.config.explain import Section, Setting, explain
-from monconn.errors import ConfigError, Problem
+from monconn.errors import ConfigError, NotConfigured, Problem
 from monconn.ops.reload import Change, ReloadResult
 from monconn.ops.rows import ConnectionRow
 from tests.ops.tapping import WatchableConnection
@@ -394,3 +394,7 @@ def test_a_configuration_with_problems_is_not_applied(api: Api) -> None:
 
 def test_there_is_nothing_to_reload(api: Api) -> None:
     assert api.ask("POST", "/api/v1/reload").status == 404
+    api.operations.reloader = lambda actor, dry_run: fail(NotConfigured("no file"))
+    assert not api.get("/api/v1/session")["has"]["reload"]  # as with -p
+    api.operations.configuration = list
+    assert api.get("/api/v1/session")["has"]["reload"]

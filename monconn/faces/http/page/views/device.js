@@ -74,6 +74,7 @@ class DeviceView {
     /** @type {Map<string, import("../charts/chart.js").Chart<any>>} */
     this.strips = new Map();
     this.shownHead = "";
+    this.actedOn = "";
     context.title(this.name);
     this.heading = h("h1", null, this.name);
     this.tags = h("span", { class: "alarm-tags" });
@@ -191,6 +192,10 @@ class DeviceView {
     if (shown !== this.shownHead) {
       this.shownHead = shown;
       this.drawWho(device);
+    }
+    const actedOn = JSON.stringify([device.device, device.addresses[0]?.address, device.connections.map((/** @type {Row} */ each) => each.id)]);
+    if (actedOn !== this.actedOn) {
+      this.actedOn = actedOn;
       this.drawActions(device);
     }
     this.drawStrips(device, presence);

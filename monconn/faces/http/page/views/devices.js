@@ -28,7 +28,7 @@ const STRIP_PARTS = 300;
 const MOST_ROWS = 1000;
 
 /** @type {Column} */
-const PRESENCE = { name: "presence", title: "WAS THERE", unit: "object", help: "When it was connected, and its alarms.", importance: 0, width: 12, usual: true };
+const PRESENCE = { name: "presence", title: "PRESENCE", unit: "object", help: "When it was connected, and its alarms.", importance: 0, width: 12, usual: true };
 
 export default { title: "Devices", mount };
 

@@ -177,7 +177,7 @@ class DevicesView {
         this.left = rows.length < MANY_ROWS ? REFRESH_SECONDS : SELDOM_SECONDS;
         const alarmed = rows.filter((row) => row.alarms.length > 0).length;
         const away = rows.filter((row) => row.connections === 0).length;
-        const text = `${formatCount(rows.length)} devices, ${formatCount(away)} away, ${formatCount(alarmed)} with an alarm`;
+        const text = `${formatCount(rows.length)} device${rows.length === 1 ? "" : "s"}, ${formatCount(away)} away, ${formatCount(alarmed)} with an alarm`;
         replace(this.count, rows.length < MOST_ROWS ? text : `The ${text}: those that were seen last. A filter finds others.`);
         this.forgetStrips(rows);
       }

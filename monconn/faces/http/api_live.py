@@ -8,6 +8,8 @@ from monconn.faces.http import parameters as of
 from monconn.faces.http.routes import Call, Route
 from monconn.faces.http.sse import EventStream
 from monconn.net.http.messages import EVENT_STREAM, Answer, Response
+from monconn.ops.filter_keys import CONNECTION_KEYS, EVENT_KEYS
+from monconn.ops.filters import Keys
 
 _LAST_EVENT_ID = of.text(
     "last_event_id",
@@ -17,11 +19,15 @@ _LAST_EVENT_ID = of.text(
 
 def _live(call: Call) -> Response:
     call.shared.check_room(call.known_caller)
+    if call.request.method == "HEAD":
+        return _head(call)
     return call.shared.answer(call.known_caller, call.shared.live.stream(call.known_caller))
 
 
 def _events(call: Call) -> Response:
     call.shared.check_room(call.known_caller)
+    if call.request.method == "HEAD":
+        return _head(call, EVENT_KEYS)
     arguments = call.arguments
     stream = call.shared.events.stream(
         arguments.get("service"), arguments.get("filter"), _last_id(call), call.known_caller
@@ -32,6 +38,8 @@ def _events(call: Call) -> Response:
 def _tap(call: Call) -> Answer:
     caller, shared, arguments = call.known_caller, call.shared, call.arguments
     shared.check_room(caller)
+    if call.request.method == "HEAD":
+        return _head(call)
     opened = shared.taps.open(
         caller,
         filter=arguments.get("filter"),
@@ -44,6 +52,18 @@ def _tap(call: Call) -> Answer:
     if isinstance(opened, EventStream):
         return shared.answer(caller, opened)
     return opened.addCallback(partial(shared.answer, caller))
+
+
+def _head(call: Call, keys: Keys = CONNECTION_KEYS) -> Response:
+    """What the head of the answer to a GET is made of, without a stream: a HEAD opens no tap, nor
+    anything else that others would notice.
+
+    :param keys: of the filter.
+    :raises MonconnError: there is no such service, or the filter cannot be understood.
+    """
+    call.operations.monitors(call.arguments.get("service"))
+    call.operations.filter(call.arguments.get("filter"), keys)
+    return EventStream(lambda _: None, lambda _: None).answer(lambda: None)
 
 
 def _last_id(call: Call) -> str | None:

@@ -294,6 +294,7 @@ class Channels:
         return self._channel(service, filter or "", caller).stream(last_id, caller)
 
     def _channel(self, service: str | None, filter: str, caller: Caller | None) -> Channel:
+        self.operations.monitors(service)  # one that was removed may still be read by others
         key = service, filter
         channel = self._channels.get(key)
         if channel is None or not channel.readers:

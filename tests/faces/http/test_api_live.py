@@ -153,3 +153,25 @@ def test_nothing_is_left_of_streams_that_have_ended(api: Api) -> None:
     )
     assert api.clock.calls == []
     json.dumps(api.get("/api/v1/services"))
+
+
+@pytest.mark.parametrize("path", ["live", "events", "tap"])
+def test_a_head_opens_nothing(api: Api, path: str) -> None:
+    live = WatchableConnection(api.registry.get("web")).open()
+    target = f"/api/v1/{path}"
+    shared = api.app.shared
+    head, calls = api.ask("HEAD", target).response, [*api.clock.calls]
+    assert not live.is_watched
+    assert api.actions.all == []
+    assert (len(shared.taps), len(shared.events), calls) == (0, 0, [])
+    full = api.ask("GET", target).response
+    assert (head.status, head.content_type, head.headers) == (
+        full.status,
+        full.content_type,
+        full.headers,
+    )
+    assert not isinstance(full.body, bytes)
+    full.body.stop()
+    if path != "live":
+        assert api.ask("HEAD", f"{target}?service=nope").status == 404
+        assert api.ask("HEAD", f"{target}?filter=nope:1").status == 400

@@ -266,3 +266,13 @@ def test_streams_end_with_the_server(world: World, channels: Channels) -> None:
     client = read(channels)
     channels.close()
     assert client.writer.is_finished
+
+
+def test_a_service_that_was_removed_is_unknown_while_others_read(
+    world: World, channels: Channels
+) -> None:
+    reader = Client(channels.stream("ssh"))
+    world.registry.delete("ssh")
+    with pytest.raises(UnknownService):
+        channels.stream("ssh")
+    assert not reader.writer.is_finished

@@ -77,11 +77,12 @@ def test_columns_say_what_a_page_needs_to_show_any_listing(api: Api) -> None:
 
 
 def test_each_field_of_a_single_connection_is_explained(api: Api) -> None:
-    api.connect("web", "10.0.0.1")
+    (live,) = api.connect("web", "10.0.0.1")
     columns = {
         each["name"]: each["help"] for each in api.get("/api/v1/columns")["connection"]["columns"]
     }
-    assert [name for name in api.get("/api/v1/connections/1") if not columns.get(name)] == []
+    shown = api.get(f"/api/v1/connections/{live.record.id}")
+    assert [name for name in shown if not columns.get(name)] == []
 
 
 def test_connections_can_be_sorted_by_each_column_that_says_so(api: Api) -> None:

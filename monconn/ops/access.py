@@ -28,7 +28,7 @@ from monconn.access.tokens import (
     without_token,
 )
 from monconn.addresses import TcpAddress
-from monconn.background import ThreadReactor, run_in_thread
+from monconn.background import LastingThread, ThreadReactor, run_in_thread
 from monconn.clock import Clock
 from monconn.config.http import HttpConfig
 from monconn.errors import (
@@ -121,6 +121,7 @@ class Access(Service):
         """Those that the file had when it could be used last."""
         self._look = files.Look()
         self._fault = ""
+        self._looking = LastingThread(reactor)
         self._is_looking = False
         self._changes = 0
         self._keys = SessionKeys.new()
@@ -157,6 +158,7 @@ class Access(Service):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._looking.stop()
 
     # -- the file of tokens
 
@@ -176,9 +178,7 @@ class Access(Service):
             return files.look_at_tokens(path, before)
 
         self._is_looking = True
-        try:
-            run_in_thread(self._reactor, "monconn tokens", look, done)
-        except RuntimeError:  # the system gives us no thread now
+        if not self._looking.do(look, done):
             self._is_looking = False
 
     def _use(self, looked: files.Looked) -> None:

@@ -416,6 +416,24 @@ class Operations:
         origin = self._origin_of(monitor.name, "block", monitor.policy.rules.block, network)
         return "" if origin is None else origin.place
 
+    def why(self, client: str, *, service: str | None = None) -> Deferred[list[WhyRow]]:
+        """What would happen to a client now at each service, as :meth:`Monitor.why` says.
+
+        :param client: an address; the id or the uid of a connection, or the name of a device, for
+            its address.
+        :raises UnknownService: there is no such service.
+        :raises AddressError: in the Deferred, as are the others: it is none of these.
+        :raises UnknownConnection: no connection has this id.
+        :raises UnknownDevice: several devices are meant.
+        """
+        monitors = self.monitors(service)
+        steps = why_rows(client, monitors, self.registry, self._devices, self._origin_of)
+        return self._live.in_line(steps)
+
+    def outputs(self) -> list[NotifyRow]:
+        """Who is notified of events, and how that goes."""
+        return [] if self._notify is None else [NotifyRow(**each) for each in self._notify.rows()]
+
     # -- queries of what is over
 
     def history(
@@ -787,6 +805,8 @@ class Operations:
         changed = monitor.drain(_checked_seconds(spread), actor=actor)
         return _change(changed, [monitor], count, is_update=changed and was_draining)
 
+    # -- the program, its configuration and its outputs
+
     def report_stop(self, actor: Actor, *, at_once: bool = False) -> None:
         """Report that the whole program stops; whoever calls this stops it.
 
@@ -794,20 +814,6 @@ class Operations:
         """
         live = sum(map(len, self.registry))
         self._report("stop_now" if at_once else "stop", actor, list(self.registry), None, "", live)
-
-    def why(self, client: str, *, service: str | None = None) -> Deferred[list[WhyRow]]:
-        """What would happen to a client now at each service, as :meth:`Monitor.why` says.
-
-        :param client: an address; the id or the uid of a connection, or the name of a device, for
-            its address.
-        :raises UnknownService: there is no such service.
-        :raises AddressError: in the Deferred, as are the others: it is none of these.
-        :raises UnknownConnection: no connection has this id.
-        :raises UnknownDevice: several devices are meant.
-        """
-        monitors = self.monitors(service)
-        steps = why_rows(client, monitors, self.registry, self._devices, self._origin_of)
-        return self._live.in_line(steps)
 
     def reload(self, actor: Actor, *, dry_run: bool = False) -> Deferred[ReloadResult]:
         """Read the configuration's file again, and apply what is different.
@@ -826,10 +832,6 @@ class Operations:
         :param what: what is different now.
         """
         self._report("reload", actor, list(self.registry), None, what, changed=changed)
-
-    def outputs(self) -> list[NotifyRow]:
-        """Who is notified of events, and how that goes."""
-        return [] if self._notify is None else [NotifyRow(**each) for each in self._notify.rows()]
 
     def notify_test(self, actor: Actor, number: int | None = None) -> Deferred[list[NotifyTestRow]]:
         """Send a test to one output or to all; those that do not answer are given up in time.

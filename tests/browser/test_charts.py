@@ -184,3 +184,15 @@ def test_what_is_read_stays_the_same_as_others_come(draw: Callable[..., Page]) -
     expect(reader).to_have_attribute("aria-valuetext", "1970-01-01 00:00:02: up 2")
     page.evaluate("(samples) => window.drawn.update({samples})", samples[1:])
     expect(reader).to_have_attribute("aria-valuetext", "1970-01-01 00:00:02: up 2")
+
+
+def test_the_axis_is_not_drawn_through_a_mark(draw: Callable[..., Page]) -> None:
+    series = [{"label": "up", "colour": 1}, {"label": "down", "colour": 2}]
+    samples = [{"at": at, "values": [400, 16_000]} for at in (1, 2)]
+    data = {"since": 0, "until": 3, "samples": samples}
+    page = draw("lineChart", {"label": "Rates", "series": series}, data)
+    expect(page.locator(".chart-axis")).to_have_count(1)
+    (axis,) = [float(each.get_attribute("y1") or 0) for each in page.locator(".chart-axis").all()]
+    for mark in page.locator(".chart-halo").all():
+        baseline = float(mark.get_attribute("y") or 0)
+        assert not baseline - 11 < axis < baseline + 1

@@ -112,7 +112,23 @@ def world_in(folder: Path, **config: Any) -> Iterator[World]:
         def in_thread(*args: Any) -> None:
             worlds[0].in_thread(*args)
 
-        with patch.object(module, "run_in_thread", in_thread):
+        class NoThread:
+            """Does work at once, or once the disk hangs no more."""
+
+            def __init__(self, reactor: object) -> None:
+                pass
+
+            def do(self, *args: Any) -> bool:
+                in_thread(None, "", *args)
+                return True
+
+            def stop(self) -> None:
+                pass
+
+        with (
+            patch.object(module, "run_in_thread", in_thread),
+            patch.object(module, "LastingThread", NoThread),
+        ):
             worlds.append(World(folder, **config))
             yield worlds[0]
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError
+from twisted.internet.task import Clock
 
 from monconn.access.sessions import IDLE_SECONDS, Session
 from monconn.access.tokens import MOST_TOKENS
 from monconn.addresses import TcpAddress, UnixAddress
-from monconn.config.http import HttpTlsConfig
+from monconn.config.http import HttpConfig, HttpTlsConfig
 from monconn.errors import FileError, Forbidden, NotConfigured, QuestionError
 from monconn.model.actions import Actor
-from monconn.ops.access import Access
+from monconn.monitor.registry import Registry
+from monconn.ops.access import WATCH_SECONDS, Access
 from tests.logged import logged_lines
 
 from .access_world import ROOT, World, result, world_in
@@ -465,3 +470,37 @@ def test_without_a_place_for_the_key_sessions_end_with_the_program(tmp_path: Pat
         world.access.log_out(session)
     assert "a restart will log browsers out" in lines[0]
     assert "may be logged in again" in lines[-1]
+
+
+def test_the_file_is_followed_by_one_thread_that_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To start one takes the reactor's thread a while, on a busy machine."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def count(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", count)
+    told: SimpleQueue[Callable[[], object]] = SimpleQueue()
+
+    class Reactor:
+        def callFromThread(self, call: Callable[..., object], /, *args: Any) -> object:
+            told.put(partial(call, *args))
+            return None
+
+    clock, tokens = Clock(), tmp_path / "tokens"
+    config = HttpConfig(listen=TcpAddress("127.0.0.1", 9180), tokens=str(tokens))
+    access = Access(config, "", Registry(), Reactor(), clock)
+    access.startService()
+    assert not started
+    for _ in range(5):
+        clock.advance(WATCH_SECONDS)
+        told.get(timeout=30)()
+    (thread,) = started
+    access.stopService()
+    thread.join(30)
+    assert not thread.is_alive()

@@ -209,7 +209,7 @@ def _matched(pattern: Sequence[str], segments: Sequence[str]) -> dict[str, str] 
 def _not_allowed(methods: Iterable[str]) -> Problem:
     allowed = sorted({*methods, *(["HEAD"] if "GET" in methods else [])})
     listed = ", ".join(allowed)
-    return Problem(405, f"here are only {listed}", headers=(("Allow", listed),))
+    return Problem(405, f"this path has only {listed}", headers=(("Allow", listed),))
 
 
 # -- the role

@@ -4,6 +4,10 @@ A browser sends a request wherever anybody's page tells it to, with the cookies 
 each request has to name a host that is ours (else a name that leads to this machine would make a
 stranger's page one of ours: DNS rebinding), and must not come from a page of another origin.
 ``SameSite`` alone does not do: for it, all ports of a host are one site.
+
+Sources: the Fetch standard (https://fetch.spec.whatwg.org) for ``Origin`` and CORS, W3C's Fetch
+Metadata (https://www.w3.org/TR/fetch-metadata/) for ``Sec-Fetch-Site``,
+draft-ietf-httpbis-rfc6265bis for ``SameSite`` and ``__Host-``, RFC 6750 for tokens.
 """
 
 from __future__ import annotations
@@ -374,6 +378,8 @@ class Guard:
 
     def _set_cookie(self, request: Request, session: Session | None) -> tuple[str, str]:
         is_secure = request.is_tls or _is_over_tls(request)
+        # Browsers take a cookie with this prefix only over TLS, with Path=/ and without Domain: so
+        # no other host of the same domain can have set it.
         name = f"__Host-{self._access.cookie_name}" if is_secure else self._access.cookie_name
         value = "" if session is None else self._access.cookie_of(session)
         seconds = 0 if session is None else int(IDLE_SECONDS)

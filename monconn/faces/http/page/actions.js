@@ -79,7 +79,7 @@ export async function closeMatching(filter) {
   }
   const reset = resetBox();
   const isMeant = await confirmAction({
-    title: `Close all ${counted(count, "connection")} that match?`,
+    title: count === 1 ? "Close the connection that matches?" : `Close all ${counted(count, "connection")} that match?`,
     text: [
       h("pre", { class: "command" }, filter),
       h("p", { class: "muted" }, "Both sides are ended; the reason is operator. Clients may connect again."),

@@ -158,5 +158,6 @@ function unreachable(error) {
   if (error instanceof DOMException && error.name === "AbortError") {
     return error;
   }
-  return new Problem(0, "The server cannot be reached", "");
+  const isLate = error instanceof DOMException && error.name === "TimeoutError";
+  return new Problem(0, isLate ? "The server does not answer" : "The server cannot be reached", "");
 }

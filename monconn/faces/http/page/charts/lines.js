@@ -94,9 +94,10 @@ export function lineChart({
       const edge = y(top);
       if (!highest[place]) return;
       parts.push(svg("line", { class: "chart-grid", x1: 0, x2: width, y1: edge, y2: edge }));
-      parts.push(
-        svg("text", { class: "chart-text chart-halo", x: 2, y: edge + (place ? -4 : 11) }, format(top)),
-      );
+      // Between the mark and the axis, unless there is no room.
+      const isBeyond = Math.abs(edge - middle) < 14;
+      const beside = (place === 0) === isBeyond ? -4 : 11;
+      parts.push(svg("text", { class: "chart-text chart-halo", x: 2, y: edge + beside }, format(top)));
     });
     parts.push(svg("line", { class: "chart-axis", x1: 0, x2: width, y1: middle, y2: middle }));
     const index = reader.index();

@@ -360,7 +360,7 @@ class ConnectionView {
   // -- bytes
 
   drawBytes() {
-    const title = h("h2", { id: "bytes-title" }, "What is said");
+    const title = h("h2", { id: "bytes-title" }, "Bytes");
     if (!this.context.mayOperate) {
       replace(
         this.bytes,

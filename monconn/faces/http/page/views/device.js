@@ -103,7 +103,7 @@ class DeviceView {
       "div",
       { class: "device-story" },
       this.who,
-      h("section", { class: "card", "aria-label": "When it was there" }, h("h2", null, "When it was there"), this.stripsPlace, stripKey(), this.chart.element),
+      h("section", { class: "card", "aria-label": "Presence" }, h("h2", null, "Presence"), this.stripsPlace, stripKey(), this.chart.element),
       h("h2", null, "What it did, the latest first"),
       this.table.element,
       h("div", { class: "toolbar" }, this.count, this.more),

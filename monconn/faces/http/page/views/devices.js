@@ -28,7 +28,7 @@ const STRIP_PARTS = 300;
 const MOST_ROWS = 1000;
 
 /** @type {Column} */
-const PRESENCE = { name: "presence", title: "WAS THERE", unit: "object", help: "When it was connected, and its alarms.", importance: 0, width: 12, usual: true };
+const PRESENCE = { name: "presence", title: "PRESENCE", unit: "object", help: "When it was connected, and its alarms.", importance: 0, width: 12, usual: true };
 
 export default { title: "Devices", mount };
 
@@ -177,7 +177,7 @@ class DevicesView {
         this.left = rows.length < MANY_ROWS ? REFRESH_SECONDS : SELDOM_SECONDS;
         const alarmed = rows.filter((row) => row.alarms.length > 0).length;
         const away = rows.filter((row) => row.connections === 0).length;
-        const text = `${formatCount(rows.length)} devices, ${formatCount(away)} away, ${formatCount(alarmed)} with an alarm`;
+        const text = `${formatCount(rows.length)} device${rows.length === 1 ? "" : "s"}, ${formatCount(away)} away, ${formatCount(alarmed)} with an alarm`;
         replace(this.count, rows.length < MOST_ROWS ? text : `The ${text}: those that were seen last. A filter finds others.`);
         this.forgetStrips(rows);
       }

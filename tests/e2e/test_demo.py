@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import pwd
 import re
 import signal
 import socket
@@ -105,7 +107,14 @@ def log_in(introduction: str) -> None:
     connection = http.client.HTTPConnection(found[1], timeout=HANG_SECONDS)
     headers = {"Content-Type": "application/json"}
     connection.request("POST", "/api/v1/session", json.dumps({"code": found[2]}), headers)
-    assert connection.getresponse().status == 204
+    answer = connection.getresponse()
+    assert answer.status == 204
+    cookie = {"Cookie": str(answer.getheader("Set-Cookie")).partition(";")[0]}
+    answer.read()
+    connection.request("GET", "/api/v1/session", headers=cookie)
+    # The same as by monconn web.
+    name = pwd.getpwuid(os.getuid()).pw_name
+    assert json.loads(connection.getresponse().read())["name"] == f"uid {os.getuid()} ({name})"
     connection.close()
 
 

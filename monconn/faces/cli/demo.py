@@ -37,6 +37,7 @@ from monconn.faces.cli.demo_shop import CRAWLER, Visitors, shop_factory
 from monconn.faces.cli.logs import TextLog
 from monconn.faces.cli.run import install_reactor, run
 from monconn.faces.control import instances
+from monconn.faces.control.peers import user_name
 from monconn.model.actions import Actor
 from monconn.monitor.monitor import Monitor
 from monconn.net.listen import open_listener
@@ -245,7 +246,8 @@ def _welcome(
 def _link(app: Application) -> str:
     access = app.operations.access
     assert access is not None  # it is configured
-    actor = Actor.process(os.getuid(), os.getpid(), _NAME)
+    # As of monconn web: a link of another name would ask whether that is meant.
+    actor = Actor.process(os.getuid(), os.getpid(), user_name(os.getuid()))
     return access.make_link(actor, "operate", seconds=_LINK_SECONDS).url
 
 

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 
 from monconn.errors import (
     AddressError,
+    Busy,
     ConfigError,
     Conflict,
     FileError,
@@ -319,6 +320,7 @@ def test_a_body_with_wrong_arguments_changes_nothing(api: Api, path: str, body: 
         (ReloadError("x"), 409, "conflict"),
         (ConfigError([Problem("f", 1, "a.b", "x")]), 422, "bad-configuration"),
         (FileError("x"), 503, "file-unavailable"),
+        (Busy("x"), 503, "busy"),
     ],
 )
 def test_each_error_of_an_operation_has_its_status(error: Any, status: int, kind: str) -> None:

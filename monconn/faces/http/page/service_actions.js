@@ -2,14 +2,14 @@
  * The actions that a service offers to those who may operate: a slot of the view of services; and
  * the reload of the configuration.
  */
-import { Problem, path, post } from "../api.js";
-import { h } from "../dom.js";
-import { confirmAction, notify, notifyProblem, openDialog } from "../dialogs.js";
-import { formatCount, formatDuration } from "../units.js";
+import { Problem, path, post } from "./api.js";
+import { h } from "./dom.js";
+import { confirmAction, notify, notifyProblem, openDialog } from "./dialogs.js";
+import { formatCount, formatDuration } from "./units.js";
 
 /**
- * @typedef {import("../types.js").Context} Context
- * @typedef {import("../types.js").Row} Row
+ * @typedef {import("./types.js").Context} Context
+ * @typedef {import("./types.js").Row} Row
  */
 
 /** @type {[number, string][]} Seconds and their words. */
@@ -30,9 +30,9 @@ const SPREADS = [
 ];
 
 /**
- * @param {import("../types.js").Row} service Its row, as it is now.
- * @param {import("../types.js").Context} context
- * @returns {import("../dom.js").Children} What is put into its card; it is made once for each state
+ * @param {import("./types.js").Row} service Its row, as it is now.
+ * @param {import("./types.js").Context} context
+ * @returns {import("./dom.js").Children} What is put into its card; it is made once for each state
  *   of the service.
  */
 export function serviceActions(service, context) {

@@ -300,6 +300,17 @@ def test_a_body_with_wrong_arguments_changes_nothing(api: Api, path: str, body: 
     assert connection.record.reason is None
 
 
+def test_a_service_with_any_name_is_paused_and_resumed(api: Api) -> None:
+    """Of a path, clients take ``..`` out."""
+    for action, is_paused in (("pause", True), ("resume", False)):
+        reply = api.ask("POST", f"/api/v1/service/{action}", {"name": "web"})
+        assert reply.status == 200
+        assert api.registry.get("web").is_paused is is_paused
+    assert api.ask("POST", "/api/v1/service/drain", {"name": ".."}).status == 404
+    assert api.ask("POST", "/api/v1/service/drain", {"name": 1}).status == 400
+    assert api.ask("POST", "/api/v1/service/drain", {}).status == 400
+
+
 # -- errors
 
 

@@ -105,6 +105,10 @@ class FileError(MonconnError):
     """A file that cannot be opened, read or created."""
 
 
+class Busy(FileError):
+    """A file of which too much is asked at a time: a second later it may be read."""
+
+
 class QuestionError(MonconnError, ValueError):
     """A query with arguments that are not valid."""
 

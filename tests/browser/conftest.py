@@ -1,11 +1,13 @@
 """Fixtures of the tests of the page: a server with traffic, and a browser that has logged in.
 
-The browser is Debian's chromium; the tests are skipped where it is missing, and fail in CI.
+The browser is Debian's chromium-headless-shell, or chromium; the tests are skipped where it is
+missing, and fail in CI.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ import pytest
 from .site import PATIENCE_SECONDS, Site
 
 if TYPE_CHECKING:  # elsewhere it may be missing
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +29,8 @@ def browser(program: Callable[[str], str]) -> Iterator[Browser]:
     if os.geteuid() == 0:
         options.append("--no-sandbox")  # chromium's sandbox is not for root
     with sync_playwright() as playwright:
-        path = program("chromium")
+        # The same engine without windows, which opens a page in a third of the time.
+        path = shutil.which("chromium-headless-shell") or program("chromium")
         started = playwright.chromium.launch(executable_path=path, args=options)
         yield started
         started.close()
@@ -79,15 +82,34 @@ def script_errors() -> Iterator[list[str]]:
     assert not errors, "\n".join(errors)
 
 
+@pytest.fixture(scope="module")
+def window(browser: Browser, site: Site) -> Iterator[BrowserContext]:
+    """The browser window that the tests of a module have one after the other.
+
+    A new one would fetch and compile all scripts again, which takes most of a short test's time.
+    """
+    context = browser.new_context(base_url=site.url, reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE_SECONDS * 1000)
+    # A tab in which nothing of the page runs, by which its storage is reached.
+    context.new_page().goto("/page/icon.svg")
+    yield context
+    context.close()
+
+
 @pytest.fixture
 def open_page(
-    request: pytest.FixtureRequest, browser: Browser, site: Site, script_errors: list[str]
+    request: pytest.FixtureRequest, window: BrowserContext, script_errors: list[str]
 ) -> Iterator[Callable[..., Page]]:
-    """Opens a view in a browser window of its own: ``open_page("#/services", width=360)``.
+    """Opens a view in a tab: ``open_page("#/services", width=360)``.
 
-    ``dark``: what the user prefers; ``logged_in``: as somebody who may operate.
+    ``dark``: what the user prefers; ``logged_in``: as somebody who may operate. All tabs of a test
+    share cookies and storage, which are as if new at its begin.
     """
-    contexts = []
+    opened: list[Page] = []
+    plain, *left = window.pages
+    assert not left
+    window.clear_cookies()
+    plain.evaluate("() => localStorage.clear()")
 
     def note(message: Any) -> None:
         # The browser's own words on an answer that is an error, or does not come.
@@ -102,24 +124,21 @@ def open_page(
         dark: bool = False,
         logged_in: bool = True,
     ) -> Page:
-        context = browser.new_context(
-            base_url=site.url,
-            viewport={"width": width, "height": height},
-            color_scheme="dark" if dark else "light",
-            reduced_motion="reduce",
-            storage_state=request.getfixturevalue("session") if logged_in else None,
-        )
-        context.set_default_timeout(PATIENCE_SECONDS * 1000)
-        contexts.append(context)
-        page = context.new_page()
+        if logged_in and not opened:
+            window.add_cookies(request.getfixturevalue("session")["cookies"])
+        page = window.new_page()
+        opened.append(page)
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme="dark" if dark else "light", reduced_motion="reduce")
         page.on("console", note)
         page.on("pageerror", lambda error: script_errors.append(str(error)))
         page.goto(f"/{place}")
         return page
 
     yield _open
-    for context in contexts:
-        context.close()
+    for each in window.pages:
+        if each is not plain:
+            each.close()
 
 
 @pytest.fixture

@@ -117,6 +117,11 @@ def test_history_is_chosen_by_pickers(open_page: Callable[..., Page]) -> None:
     expect(page.get_by_text("Nothing is stored that matches.")).to_be_visible()
 
 
+def test_an_empty_period_is_the_usual_one(open_page: Callable[..., Page]) -> None:
+    page = open_page("#/history?since=")
+    expect(page.get_by_label("Period")).to_have_value("24h")
+
+
 def test_history_is_sorted_by_the_server(open_page: Callable[..., Page]) -> None:
     page = open_page("#/history?service=web")
     head = page.get_by_role("columnheader", name="UP")

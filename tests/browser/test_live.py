@@ -169,6 +169,25 @@ def test_an_answer_that_does_not_come_is_not_waited_for_for_ever(
     assert answer == "The server does not answer"
 
 
+def test_a_busy_server_is_asked_again(open_page: Callable[..., Page]) -> None:
+    page = open_page("#/why")
+    expect(page.locator(".view-why")).to_be_visible()
+    asked: list[str] = []
+
+    def answer(route: Any) -> None:
+        asked.append(route.request.url)
+        if len(asked) <= 2:
+            route.fulfill(status=503, json={"title": "Busy"}, headers={"Retry-After": "0.01"})
+        else:
+            route.continue_()
+
+    page.route("**/api/v1/history?*", answer)
+    page.evaluate("location.hash = '#/history'")
+    expect(page.locator(".view-history .plain-grid tbody tr").first).to_be_visible()
+    assert len(asked) == 3
+    assert "max_age=1" in asked[0]
+
+
 def test_what_is_typed_last_is_forgotten_with_its_view(open_page: Callable[..., Page]) -> None:
     page = open_page("#/devices")
     for view in ("devices", "blocks", "history"):

@@ -27,6 +27,7 @@ def test_a_link_logs_in_once_and_leaves_nothing_behind(
     assert code not in page.url
     assert page.evaluate("() => document.cookie") == ""  # no script can read it
 
+    page.context.clear_cookies()
     other = open_page(logged_in=False)
     other.goto(link)
     expect(other.get_by_role("alert").filter(has_text=re.compile("link|code"))).to_be_visible()

@@ -23,12 +23,16 @@ from monconn.ops.history_queries import MOST_BUCKETS, USUAL_BUCKETS
 from monconn.ops.rows import HistoryConnectionRow, HistoryEventRow, ReportRow
 
 
+def _asked(call: Call) -> dict[str, Any]:
+    return {name: each for name, each in call.arguments.items() if name != "max_age"}
+
+
 def _period(call: Call) -> dict[str, Any]:
     """The arguments of a query.
 
     :raises ValueError: the cursor is none.
     """
-    period = {"limit": of.USUAL_LIMIT, **call.arguments}
+    period = {"limit": of.USUAL_LIMIT, **_asked(call)}
     cursor = period.pop("cursor", None)
     if cursor is None:
         return period
@@ -70,12 +74,11 @@ def _events(call: Call) -> Deferred[Response]:
 
 
 def _reasons(call: Call) -> Deferred[Response]:
-    asked = {name: each for name, each in call.arguments.items() if name != "max_age"}
-    return call.operations.history_reasons(**asked).addCallback(json_response)
+    return call.operations.history_reasons(**_asked(call)).addCallback(json_response)
 
 
 def _report(call: Call) -> Deferred[Response]:
-    made = call.operations.report(**call.arguments)
+    made = call.operations.report(**_asked(call))
     return made.addCallback(lambda row: json_response(row.to_json()))
 
 
@@ -130,6 +133,7 @@ ROUTES = (
             _reason_of(REASONS, "Only those that ended so."),
             of.LIMIT,
             _CURSOR,
+            of.MAX_AGE,
         ),
         HistoryConnectionRow,
         is_list=True,
@@ -151,6 +155,7 @@ ROUTES = (
             ),
             of.LIMIT,
             _CURSOR,
+            of.MAX_AGE,
         ),
         HistoryEventRow,
         is_list=True,
@@ -182,7 +187,7 @@ ROUTES = (
         "view",
         "A period of the history in figures.",
         _report,
-        _PERIOD,
+        (*_PERIOD, of.MAX_AGE),
         ReportRow,
         errors=(404, 503),
     ),

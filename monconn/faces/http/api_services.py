@@ -105,16 +105,24 @@ _STATS_CHANGED = {
 
 def _action(
     name: str, summary: str, run: Any, *parameters: Parameter, schema: Any = _CHANGED
-) -> Route:
-    return Route(
-        "POST",
-        f"/api/v1/services/{{name}}/{name}",
-        "operate",
-        summary,
-        run,
-        (of.IN_SERVICE, *parameters),
-        schema=schema,
-        errors=(409, 422),
+) -> tuple[Route, ...]:
+    # Clients take "." and ".." out of a path, however they are encoded
+    # (https://url.spec.whatwg.org/#double-dot-path-segment): a body can have any name.
+    return tuple(
+        Route(
+            "POST",
+            path,
+            "operate",
+            summary + more,
+            run,
+            (of.IN_SERVICE, *parameters),
+            schema=schema,
+            errors=(404, 409, 422),
+        )
+        for path, more in (
+            (f"/api/v1/services/{{name}}/{name}", ""),
+            (f"/api/v1/service/{name}", " The name is in the body, and may be any."),
+        )
     )
 
 
@@ -148,27 +156,27 @@ ROUTES = (
         IpRow,
         is_list=True,
     ),
-    _action(
+    *_action(
         "pause",
         "Read nothing from a service's connections, and accept nobody.",
         _pause,
         of.in_body_seconds("seconds", "After which it ends by itself; never if left out."),
     ),
-    _action("resume", "End a service's pause or its draining.", _resume),
-    _action(
+    *_action("resume", "End a service's pause or its draining.", _resume),
+    *_action(
         "drain",
         "Refuse a service's clients, and let its connections go on.",
         _drain,
         of.in_body_seconds("spread", "Seconds over which these are ended evenly."),
     ),
-    _action(
+    *_action(
         "reset_stats",
         "Set a service's totals to zero.",
         _reset_stats,
         of.DRY_RUN,
         schema=_STATS_CHANGED,
     ),
-    _action(
+    *_action(
         "subtract_stats",
         "Subtract bytes from a service's totals, once they are stored elsewhere.",
         _subtract_stats,

@@ -10,6 +10,7 @@ import attrs
 
 from monconn.errors import (
     AddressError,
+    Busy,
     ConfigError,
     Conflict,
     FileError,
@@ -117,6 +118,7 @@ _KINDS: tuple[tuple[type[MonconnError], int, str], ...] = (
     (Conflict, 409, "conflict"),
     (ReloadError, 409, "conflict"),
     (ListenError, 409, "conflict"),
+    (Busy, 503, "busy"),
     (FileError, 503, "file-unavailable"),
 )
 

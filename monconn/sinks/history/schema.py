@@ -584,6 +584,6 @@ def _pragma(db: sqlite3.Connection, name: str) -> int:
     return int(db.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def no_history(path: str, why: str) -> FileError:
+def no_history(path: str, why: str, kind: type[FileError] = FileError) -> FileError:
     """An error about a history's file."""
-    return FileError(f"history: {printable(path)}: {why}")
+    return kind(f"history: {printable(path)}: {why}")

@@ -26,7 +26,7 @@ from monconn._version import __version__
 from monconn.addresses import Network
 from monconn.clock import Clock
 from monconn.config.sections import HistoryConfig
-from monconn.errors import FileError, os_error_text
+from monconn.errors import Busy, FileError, os_error_text
 from monconn.log import Logger
 from monconn.model.devices import StoredDevice
 from monconn.model.totals import Totals
@@ -586,10 +586,12 @@ class HistoryService(Service):
         if not self.running:
             return fail(no_history(self._config.path, "the history is closed"))
         if self._is_forgetting:
-            return fail(no_history(self._config.path, "a client is being removed: ask again later"))
+            text = "a client is being removed: ask again later"
+            return fail(no_history(self._config.path, text, Busy))
         if self._restoring is not None and not self._restoring.called and not dry_run:
             # Else those that have been read, and are not in memory yet, would be stored again.
-            return fail(no_history(self._config.path, "devices are being read: ask again later"))
+            text = "devices are being read: ask again later"
+            return fail(no_history(self._config.path, text, Busy))
         self._is_forgetting = True
 
         def ended(result: Any) -> Any:
@@ -666,7 +668,7 @@ class HistoryService(Service):
         return result
 
     def _busy(self) -> FileError:
-        return no_history(self._config.path, "too many queries at a time: ask again later")
+        return no_history(self._config.path, "too many queries at a time: ask again later", Busy)
 
     def _query(self, query: Callable[[sqlite3.Connection], T], asked: float) -> T:
         """Run a query; called in a thread."""

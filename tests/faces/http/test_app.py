@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 
 from monconn.errors import (
     AddressError,
+    Busy,
     ConfigError,
     Conflict,
     FileError,
@@ -299,6 +300,17 @@ def test_a_body_with_wrong_arguments_changes_nothing(api: Api, path: str, body: 
     assert connection.record.reason is None
 
 
+def test_a_service_with_any_name_is_paused_and_resumed(api: Api) -> None:
+    """Of a path, clients take ``..`` out."""
+    for action, is_paused in (("pause", True), ("resume", False)):
+        reply = api.ask("POST", f"/api/v1/service/{action}", {"name": "web"})
+        assert reply.status == 200
+        assert api.registry.get("web").is_paused is is_paused
+    assert api.ask("POST", "/api/v1/service/drain", {"name": ".."}).status == 404
+    assert api.ask("POST", "/api/v1/service/drain", {"name": 1}).status == 400
+    assert api.ask("POST", "/api/v1/service/drain", {}).status == 400
+
+
 # -- errors
 
 
@@ -319,6 +331,7 @@ def test_a_body_with_wrong_arguments_changes_nothing(api: Api, path: str, body: 
         (ReloadError("x"), 409, "conflict"),
         (ConfigError([Problem("f", 1, "a.b", "x")]), 422, "bad-configuration"),
         (FileError("x"), 503, "file-unavailable"),
+        (Busy("x"), 503, "busy"),
     ],
 )
 def test_each_error_of_an_operation_has_its_status(error: Any, status: int, kind: str) -> None:

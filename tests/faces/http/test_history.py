@@ -130,3 +130,10 @@ def test_times_that_are_none(text: str) -> None:
 @pytest.mark.parametrize("text", ["1769846400", "2026-01-31T08:00Z", "2026-01-31T09:00+01:00"])
 def test_a_time(text: str) -> None:
     assert read_moment(text) == 1769846400
+
+
+@pytest.mark.parametrize("path", ["history", "history/events", "history/reasons", "report"])
+def test_answers_of_the_same_question_are_shared(api: Api, path: str) -> None:
+    for _ in range(3):
+        api.get(f"/api/v1/{path}?max_age=60&since=1")
+    assert len(api.app.shared.answers) == 1

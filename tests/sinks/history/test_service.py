@@ -18,7 +18,7 @@ from zope.interface.verify import verifyObject
 
 from monconn import files, processes
 from monconn.config.sections import HistoryConfig
-from monconn.errors import FileError
+from monconn.errors import Busy, FileError
 from monconn.model.actions import OWN_CODE, Action
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import Reason
@@ -779,7 +779,7 @@ async def test_queries_do_not_queue_up(path: Path, monkeypatch: pytest.MonkeyPat
     wait = threading.Event()
     asked = [world.history.run(lambda db: wait.wait(WAIT_SECONDS)) for _ in range(5)]
     for _ in range(100):
-        with pytest.raises(FileError, match="too many queries at a time: ask again later"):
+        with pytest.raises(Busy, match="too many queries at a time: ask again later"):
             await world.history.run(lambda db: connections(db, HistoryFilter()))
     wait.set()
     assert [await each for each in asked] == [True] * 5
@@ -803,7 +803,7 @@ async def test_who_has_waited_too_long_is_refused(
         with suppress(FileError):  # too many at a time, if the machine is slow
             assert await each == []
     world.history._queries = 0
-    with pytest.raises(FileError, match="too many queries at a time"):
+    with pytest.raises(Busy, match="too many queries at a time"):
         world.history._query(lambda db: connections(db, HistoryFilter()), time.monotonic() - 1)
     await world.stop()
 

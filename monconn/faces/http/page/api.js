@@ -5,6 +5,10 @@
 const ROOT = new URL("api/v1/", document.baseURI);
 /** A network that has vanished says nothing: without an answer for so long, the server is gone. */
 const ANSWER_MILLISECONDS = 30_000;
+/** How often something is asked once more, of a server that had no time and says when to. */
+const MOST_TRIES = 5;
+/** A longer Retry-After is not waited for: the user may want something else by then. */
+const MOST_RETRY_SECONDS = 5;
 
 /** What went wrong with a call: the problem details of the server (RFC 9457), or that it is gone. */
 export class Problem extends Error {
@@ -13,13 +17,15 @@ export class Problem extends Error {
    * @param {string} title
    * @param {string} detail
    * @param {{name: string, detail: string, position?: number, text?: string}[]} errors Of bad arguments.
+   * @param {number} [retryAfter] Seconds, if it may be asked again then.
    */
-  constructor(status, title, detail, errors = []) {
+  constructor(status, title, detail, errors = [], retryAfter = 0) {
     super(detail || title);
     this.status = status;
     this.title = title;
     this.detail = detail;
     this.errors = errors;
+    this.retryAfter = retryAfter;
   }
 
   /** Whether the server could not be reached at all. */
@@ -71,13 +77,48 @@ export function address(path, params = {}) {
  * @param {string} path As `address`.
  * @param {Record<string, any>} [params]
  * @param {{signal?: AbortSignal, milliseconds?: number}} [options] `milliseconds`: how long to wait
- *   for the answer.
+ *   for the answer. If the server has no time, it is asked again once it may have.
  * @returns {Promise<any>} The JSON of the answer.
  * @throws {Problem}
  */
-export function get(path, params, { signal, milliseconds = ANSWER_MILLISECONDS } = {}) {
+export async function get(path, params, { signal, milliseconds = ANSWER_MILLISECONDS } = {}) {
   const patience = AbortSignal.timeout(milliseconds);
-  return call("GET", address(path, params), undefined, signal === undefined ? patience : AbortSignal.any([signal, patience]));
+  const ended = signal === undefined ? patience : AbortSignal.any([signal, patience]);
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await call("GET", address(path, params), undefined, ended);
+    } catch (error) {
+      const seconds = error instanceof Problem && error.status === 503 ? error.retryAfter : 0;
+      if (!(seconds > 0 && seconds <= MOST_RETRY_SECONDS) || tries === MOST_TRIES) {
+        throw error;
+      }
+      // Pages that were told so together do not ask together again.
+      await passed(seconds * (1 + Math.random()) * 1000, ended);
+    }
+  }
+}
+
+/**
+ * @param {number} milliseconds
+ * @param {AbortSignal} signal
+ * @returns {Promise<void>} Fails as a call would, once the signal is aborted.
+ */
+function passed(milliseconds, signal) {
+  return new Promise((done, fail) => {
+    const giveUp = () => {
+      clearTimeout(timer);
+      fail(unreachable(signal.reason));
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", giveUp);
+      done();
+    }, milliseconds);
+    if (signal.aborted) {
+      giveUp();
+    } else {
+      signal.addEventListener("abort", giveUp, { once: true });
+    }
+  });
 }
 
 /**
@@ -150,6 +191,7 @@ async function call(method, url, body, signal) {
     String(answer?.title ?? `The server answered ${response.status}`),
     String(answer?.detail ?? ""),
     Array.isArray(answer?.errors) ? answer.errors : [],
+    Number(response.headers.get("Retry-After")) || 0,
   );
 }
 

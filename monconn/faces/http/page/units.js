@@ -66,7 +66,7 @@ function fixed(value, digits) {
 }
 
 /** @param {number} number */
-function twoDigits(number) {
+export function twoDigits(number) {
   return String(number).padStart(2, "0");
 }
 

@@ -1,5 +1,6 @@
 /** The axes of charts: where they have marks, and what these say. */
 import { svg } from "../dom.js";
+import { twoDigits } from "../units.js";
 
 /** The height of the texts below a time axis, in pixels. */
 export const AXIS = 22;
@@ -36,12 +37,11 @@ export function timeMarks(since, until, most) {
  */
 function timeText(at, step) {
   const date = new Date(at * 1000);
-  const two = (/** @type {number} */ value) => String(value).padStart(2, "0");
-  const hours = `${two(date.getHours())}:${two(date.getMinutes())}`;
-  if (step < 60) return `${hours}:${two(date.getSeconds())}`;
+  const hours = `${twoDigits(date.getHours())}:${twoDigits(date.getMinutes())}`;
+  if (step < 60) return `${hours}:${twoDigits(date.getSeconds())}`;
   const isMidnight = date.getHours() === 0 && date.getMinutes() === 0;
   if (step >= 86400 || (isMidnight && step >= 3600)) {
-    return `${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+    return `${twoDigits(date.getMonth() + 1)}-${twoDigits(date.getDate())}`;
   }
   return hours;
 }

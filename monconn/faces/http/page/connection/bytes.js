@@ -3,7 +3,7 @@
  * with direction and time; bytes that are missing are said to be.
  */
 import { h, printable, replace } from "../dom.js";
-import { formatBytes, formatCount } from "../units.js";
+import { formatBytes, formatCount, twoDigits } from "../units.js";
 
 /**
  * @typedef {Record<string, any>} FlowEvent As JSON: `event` is its kind; `data` is base64.
@@ -64,8 +64,7 @@ export function plainText(bytes) {
 /** @param {number} at */
 function exactTime(at) {
   const date = new Date(at * 1000);
-  const two = (/** @type {number} */ value) => String(value).padStart(2, "0");
-  const clock = [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
+  const clock = [date.getHours(), date.getMinutes(), date.getSeconds()].map(twoDigits).join(":");
   return `${clock}.${String(date.getMilliseconds()).padStart(3, "0")}`;
 }
 

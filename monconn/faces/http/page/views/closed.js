@@ -97,6 +97,7 @@ class ClosedView {
     /** Whether the last entry of the browser's history is one of somebody who types. */
     this.isTyping = false;
     this.field = new FilterField({
+      onLeave: () => this.table.focus(),
       label: "Filter of closed connections",
       keys,
       value: params.filter ?? "",
@@ -258,7 +259,7 @@ class ClosedView {
    */
   async askSeed(service, until) {
     try {
-      const answer = await get("history/reasons", { since: "10m", until, buckets: SEED_BUCKETS, service });
+      const answer = await get("history/reasons", { since: "10m", until, buckets: SEED_BUCKETS, service, max_age: 1 });
       if (this.seedOf !== service || Number(answer.bucket_seconds) > BUCKET_SECONDS) return;
       this.before = bucketsOf(answer);
       this.drawChart();

@@ -201,7 +201,7 @@ class ConnectionView {
     const uid = this.row?.uid ?? (this.id.includes("-") ? this.id : "");
     if (!uid) return null;
     try {
-      const answer = await get("history", { filter: `uid:${uid}`, limit: 1 });
+      const answer = await get("history", { filter: `uid:${uid}`, limit: 1, max_age: 1 });
       return answer.rows[0] ?? null;
     } catch (error) {
       if (!(error instanceof Problem)) throw error;

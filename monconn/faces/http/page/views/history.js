@@ -128,6 +128,7 @@ class HistoryList {
       ...choices.map((each) => h("option", { value: each }, each)),
     );
     this.filter = new FilterField({
+      onLeave: () => this.table.focus(),
       label: `Filter of ${kind.text.toLowerCase()}`,
       keys,
       value: params.filter ?? "",
@@ -210,7 +211,7 @@ class HistoryList {
   async load() {
     const mine = (this.number += 1);
     const { service, client, reason, filter, sort } = this.params;
-    const wanted = { service, client, reason, filter, sort, ...periodOf(this.params), limit: MOST_ROWS };
+    const wanted = { service, client, reason, filter, sort, ...periodOf(this.params), limit: MOST_ROWS, max_age: 1 };
     this.table.element.setAttribute("aria-busy", "true");
     try {
       const { rows } = await get(this.kind.path, wanted);
@@ -250,9 +251,7 @@ class HistoryList {
     if (!this.older.hidden) {
       // A millisecond later, as until is excluded: what is shown twice is not lost.
       const until = new Date(asDate(last).getTime() + 1).toISOString();
-      const since = this.params.since ?? USUAL;
-      const fixed = new Date(Date.now()).toISOString();
-      this.older.href = this.context.link("history", { ...this.params, since: since === "" ? fixed : since, until });
+      this.older.href = this.context.link("history", { ...this.params, ...periodOf(this.params), until });
     }
   }
 
@@ -285,7 +284,7 @@ function valueOfEvent(name, row) {
 
 /** @param {Params} params */
 function periodOf(params) {
-  return { since: params.since ?? USUAL, until: params.until ?? "" };
+  return { since: params.since || USUAL, until: params.until ?? "" };
 }
 
 /**

@@ -61,12 +61,12 @@ function mount(root, params, context) {
     const since = momentOf(wanted.since, now);
     const isPeriod = Number.isFinite(since) && Number.isFinite(until); // else the server says what is wrong
     try {
-      const report = await get("report", { ...which, ...(isPeriod ? { since, until } : wanted) });
+      const report = await get("report", { ...which, ...(isPeriod ? { since, until } : wanted), max_age: 1 });
       if (mine !== number) {
         return;
       }
       draw(report, null);
-      const before = await get("report", { ...which, since: since - (until - since), until: since });
+      const before = await get("report", { ...which, since: since - (until - since), until: since, max_age: 1 });
       if (mine === number) {
         draw(report, before);
       }

@@ -3,7 +3,7 @@ import { sparkline } from "../charts/sparkline.js";
 import { get } from "../api.js";
 import { h, keyed, replace, setText } from "../dom.js";
 import { asDate, formatBytes, formatCount, formatDuration, formatRate } from "../units.js";
-import { reloadButton, serviceActions } from "./service_actions.js";
+import { reloadButton, serviceActions } from "../service_actions.js";
 
 /**
  * @typedef {import("../types.js").Row} Row

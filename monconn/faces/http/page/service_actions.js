@@ -2,14 +2,14 @@
  * The actions that a service offers to those who may operate: a slot of the view of services; and
  * the reload of the configuration.
  */
-import { Problem, path, post } from "../api.js";
-import { h } from "../dom.js";
-import { confirmAction, notify, notifyProblem, openDialog } from "../dialogs.js";
-import { formatCount, formatDuration } from "../units.js";
+import { Problem, post } from "./api.js";
+import { h } from "./dom.js";
+import { confirmAction, notify, notifyProblem, openDialog } from "./dialogs.js";
+import { formatCount, formatDuration } from "./units.js";
 
 /**
- * @typedef {import("../types.js").Context} Context
- * @typedef {import("../types.js").Row} Row
+ * @typedef {import("./types.js").Context} Context
+ * @typedef {import("./types.js").Row} Row
  */
 
 /** @type {[number, string][]} Seconds and their words. */
@@ -30,9 +30,9 @@ const SPREADS = [
 ];
 
 /**
- * @param {import("../types.js").Row} service Its row, as it is now.
- * @param {import("../types.js").Context} context
- * @returns {import("../dom.js").Children} What is put into its card; it is made once for each state
+ * @param {import("./types.js").Row} service Its row, as it is now.
+ * @param {import("./types.js").Context} context
+ * @returns {import("./dom.js").Children} What is put into its card; it is made once for each state
  *   of the service.
  */
 export function serviceActions(service, context) {
@@ -119,7 +119,7 @@ async function pause(service) {
   if (seconds === undefined) {
     return;
   }
-  const done = await post(path("services", service.sid, "pause"), seconds > 0 ? { seconds } : {});
+  const done = await post("service/pause", { name: service.sid, ...(seconds > 0 ? { seconds } : {}) });
   const until = seconds > 0 ? ` for ${formatDuration(seconds)}` : " until it is resumed";
   notify(
     done.changed ? `${service.sid} is paused${until}: ${connections(done.connections)} wait.` : `${service.sid} was paused already.`,
@@ -136,7 +136,7 @@ async function resume(service) {
   if (!(await confirmAction({ title: `Resume ${service.sid}?`, text, label: "Resume" }))) {
     return;
   }
-  const done = await post(path("services", service.sid, "resume"));
+  const done = await post("service/resume", { name: service.sid });
   notify(done.changed ? `${service.sid} runs again.` : `${service.sid} was running already.`, "good");
 }
 
@@ -152,7 +152,7 @@ async function drain(service) {
   if (seconds === undefined) {
     return;
   }
-  const done = await post(path("services", service.sid, "drain"), seconds > 0 ? { spread: seconds } : {});
+  const done = await post("service/drain", { name: service.sid, ...(seconds > 0 ? { spread: seconds } : {}) });
   const end = seconds > 0 ? `are ended over ${formatDuration(seconds)}` : "go on";
   notify(
     done.changed ? `${service.sid} drains: ${connections(done.connections)} ${end}.` : `${service.sid} was draining already.`,

@@ -1,4 +1,5 @@
-"""Which process listens where, and what it is, as far as the kernel tells by ``/proc`` (proc(5)).
+"""Which process listens where, what it is, as far as the kernel tells by ``/proc`` (proc(5)), and
+the names of users.
 
 Nobody is connected to for it: a listener would record that as a client. Only the processes of this
 user are known so, and to root those of all users.
@@ -10,10 +11,12 @@ import errno
 import fcntl
 import ipaddress
 import os
+import pwd
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 
 import attrs
 
@@ -268,3 +271,16 @@ def _plain(ip: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 def _is_every(address: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> bool:
     return address is None or address.is_unspecified
+
+
+@lru_cache(maxsize=8)
+def user_name(uid: int) -> str:
+    """The name of a user; empty if it has none.
+
+    May ask a directory service over the network. So the names of the users that may connect are
+    resolved once, when the port opens.
+    """
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""

@@ -37,12 +37,12 @@ from monconn.faces.cli.demo_shop import CRAWLER, Visitors, shop_factory
 from monconn.faces.cli.logs import TextLog
 from monconn.faces.cli.run import install_reactor, run
 from monconn.faces.control import instances
-from monconn.faces.control.peers import user_name
 from monconn.model.actions import Actor
 from monconn.monitor.monitor import Monitor
 from monconn.net.listen import open_listener
 from monconn.policy.policy import Policy
 from monconn.policy.sides import Sides
+from monconn.processes import user_name
 from monconn.run.application import Application
 
 _NAME, _SHOP = "demo", "shop"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import pwd
 import select
 import socket
 import stat
 import struct
 from collections.abc import Callable, Collection
-from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -17,6 +15,7 @@ from twisted.internet.interfaces import ISSLTransport
 
 from monconn.model.actions import Actor
 from monconn.net.sockets import peer_credentials
+from monconn.processes import user_name
 from monconn.unixsocket import SocketFile
 
 _SO_PEERGROUPS = 59  # asm-generic/socket.h, since Linux 4.13; the socket module does not name it
@@ -110,16 +109,3 @@ def actor(transport: Any) -> Actor | None:
     # Those of others are not known by now, and to ask for one may block: see user_name.
     name = user_name(peer.uid) if peer.uid in (0, os.getuid()) else ""
     return Actor.process(peer.uid, peer.pid, name)
-
-
-@lru_cache(maxsize=8)
-def user_name(uid: int) -> str:
-    """The name of a user; empty if it has none.
-
-    May ask a directory service over the network. So the names of the users that may connect are
-    resolved once, when the port opens.
-    """
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return ""

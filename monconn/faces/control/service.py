@@ -20,7 +20,6 @@ from monconn.clock import Clock, retry_pauses
 from monconn.config.sections import ControlConfig
 from monconn.errors import ControlError, ListenError, Remark, os_error_text
 from monconn.faces.control import peers
-from monconn.faces.control.peers import user_name
 from monconn.faces.control.place import (
     FIRST_NAME,
     check_folder,
@@ -45,6 +44,7 @@ from monconn.net.tls_serving import HANDSHAKE_SHARE, TlsFactory
 from monconn.ops.operations import Operations
 from monconn.policy.sides import Keepalive
 from monconn.policy.tls import BackendTls
+from monconn.processes import user_name
 from monconn.turns import TurnQueue
 from monconn.unixsocket import ListeningSocket
 

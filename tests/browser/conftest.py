@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # elsewhere it may be missing
     from playwright.sync_api import Browser, BrowserContext, Page
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(program: Callable[[str], str]) -> Iterator[Browser]:
     """A running browser, without any page."""
     from playwright.sync_api import sync_playwright
@@ -36,7 +36,7 @@ def browser(program: Callable[[str], str]) -> Iterator[Browser]:
         started.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server with its usual clients, of all modules that have ``SHARES_SITE``."""
     with closing(Site(tmp_path_factory.mktemp("site"))) as made:

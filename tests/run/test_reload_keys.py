@@ -117,10 +117,10 @@ def known_keys() -> set[str]:
 
 
 def _class_of(section: str) -> type:
-    from monconn.config import notify, sections
+    from monconn.config import http, notify, sections
 
     name = "".join(part.title() for part in section.removesuffix("s").split("_"))
-    for module in (sections, notify):
+    for module in (sections, notify, http):
         for each in (f"{name}Config", f"{name}sConfig"):
             if hasattr(module, each):
                 cls: type = getattr(module, each)

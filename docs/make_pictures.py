@@ -223,7 +223,7 @@ def _link(output: bytearray) -> str:
 
 def _page_pictures(link: str, begin: float) -> dict[Path, bytes]:
     """Those of the page, which is open until then: its charts begin when it is opened."""
-    chromium = shutil.which("chromium")
+    chromium = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     if chromium is None:
         raise PictureError("the page needs a browser: apt install chromium")
     options = ["--no-sandbox"] if os.geteuid() == 0 else []

@@ -95,6 +95,13 @@ def test_a_filter_is_completed(open_page: Callable[..., Page]) -> None:
     page.keyboard.type("open")
     page.keyboard.press("Enter")
     expect(page.get_by_text("No connection matches")).to_be_visible()
+    field.fill("service:mqtt")
+    expect(rows(page)).to_have_count(len(DEVICES))
+    page.keyboard.press("Escape")  # the suggestions
+    page.keyboard.press("Escape")
+    expect(rows(page).first).to_have_class(re.compile("active"))
+    page.keyboard.press("ArrowDown")
+    expect(rows(page).nth(1)).to_have_class(re.compile("active"))
 
 
 def test_a_mistake_in_a_filter_is_marked(open_page: Callable[..., Page]) -> None:
@@ -335,3 +342,23 @@ def test_columns_leave_where_it_is_narrow(open_page: Callable[..., Page]) -> Non
     page.set_viewport_size({"width": 1280, "height": 740})
     expect(page.get_by_role("columnheader", name="IDLE", exact=True)).to_be_visible()
     assert CLIENTS[0] in page.locator(".grid").inner_text()
+
+
+def test_a_long_state_is_shown_whole_where_there_is_room(open_page: Callable[..., Page]) -> None:
+    page = open_page("#/why")
+
+    def fulfil(route: Any) -> None:
+        answer = route.fetch()
+        found = answer.json()
+        for each in found["rows"]:
+            each["client_unreachable_seconds"] = 245.0
+        route.fulfill(response=answer, json=found)
+
+    page.route("**/api/v1/connections?*", fulfil)
+    page.evaluate("location.hash = '#/connections'")
+    state = rows(page).first.get_by_text("client unreachable for 4m05s")
+    expect(state).to_be_visible()
+    page.wait_for_function(
+        "cell => cell.scrollWidth <= cell.clientWidth", arg=state.element_handle()
+    )
+    page.unroute_all(behavior="ignoreErrors")

@@ -100,14 +100,16 @@ export class FilterField {
    *   `isDone` unless somebody still types.
    * @param {Record<string, () => string[]>} [options.values] Values of keys that the server's list
    *   does not have: names of services.
+   * @param {() => void} [options.onLeave] Is called by Escape: gives the focus to what is filtered.
    * @param {string} [options.placeholder]
    */
-  constructor({ label, keys, value, onFilter, values = {}, placeholder = "service:mqtt idle:5m.." }) {
+  constructor({ label, keys, value, onFilter, onLeave, values = {}, placeholder = "service:mqtt idle:5m.." }) {
     made += 1;
     const id = `filter-${made}`;
     this.keys = keys;
     this.values = values;
     this.onFilter = onFilter;
+    this.onLeave = onLeave;
     /** @type {Option[]} */
     this.options = [];
     this.chosen = -1;
@@ -288,6 +290,7 @@ export class FilterField {
         this.close();
       } else {
         this.input.blur();
+        this.onLeave?.();
         return;
       }
     } else {

@@ -14,6 +14,7 @@
  * @property {string} [order] The name to sort by; empty if the server cannot.
  * @property {number} [width] Characters that it needs.
  * @property {number} [max_width] Characters that it can make use of.
+ * @property {number} [wanted_width] Characters for which less important columns leave.
  * @property {boolean} [usual] Whether it is in the table unless somebody chooses.
  * @property {boolean} [for_some] Whether it leaves a usual table in which no row has a value.
  * @property {boolean} [descending] Whether the greatest comes first, unless it is the other way round.

@@ -13,6 +13,7 @@ const CHARACTER_PIXELS = 7.4;
 const PADDING = 2.4;
 const NUMBERS = new Set(["count", "bytes", "bytes_per_second", "seconds"]);
 const PAGE_ROWS = 100;
+const FOCUSABLE = "a[href], button:not(:disabled)";
 
 /**
  * @typedef {import("../types.js").Row} Row
@@ -274,15 +275,19 @@ export class PlainTable {
     if (by === 0 || row === null || event.altKey || event.ctrlKey || event.metaKey) {
       return;
     }
-    const focusable = "a[href], button:not(:disabled)";
-    const place = [...row.querySelectorAll(focusable)].indexOf(target);
+    const place = [...row.querySelectorAll(FOCUSABLE)].indexOf(target);
     const next = by > 0 ? row.nextElementSibling : row.previousElementSibling;
-    const found = /** @type {HTMLElement[]} */ ([...(next?.querySelectorAll(focusable) ?? [])]);
+    const found = /** @type {HTMLElement[]} */ ([...(next?.querySelectorAll(FOCUSABLE) ?? [])]);
     const wanted = found[Math.min(Math.max(place, 0), found.length - 1)];
     if (wanted !== undefined) {
       event.preventDefault();
       wanted.focus();
     }
+  }
+
+  /** Give the focus to the first row: from there, arrows go on. */
+  focus() {
+    /** @type {HTMLElement | null} */ (this.body.querySelector(FOCUSABLE))?.focus();
   }
 
   /** @param {IntersectionObserverEntry[]} entries */

@@ -100,6 +100,8 @@ export class Table {
     this.selected = new Map();
     /** @type {Set<Column>} Of those that only some rows have a value of, those that have been seen. */
     this.filled = new Set();
+    /** @type {Map<Column, number>} How many characters the longest text has had, of texts. */
+    this.longest = new Map();
     /** @type {string | null} The key of the row that has the cursor. */
     this.active = null;
     this.activeIndex = -1;
@@ -476,12 +478,22 @@ export class Table {
   }
 
   /**
-   * Note which columns that are for some rows have a value: they stay from then on.
+   * Note which columns that are for some rows have a value: they stay from then on; and how long
+   * the texts have been.
    *
    * @param {Row[]} rows
    */
   noteFilled(rows) {
     const before = this.filled.size;
+    let isLonger = false;
+    for (const column of this.shown) {
+      if (column.unit === "text") {
+        const known = this.longest.get(column) ?? 0;
+        const now = rows.reduce((most, row) => Math.max(most, formatValue(this.value(column, row), column.unit).length), known);
+        isLonger = isLonger || now > known;
+        this.longest.set(column, now);
+      }
+    }
     for (const column of this.options.columns) {
       if (column.for_some && !this.filled.has(column)) {
         const isFilled = rows.some((row) => formatValue(this.value(column, row), column.unit) !== "-");
@@ -490,7 +502,7 @@ export class Table {
         }
       }
     }
-    return this.filled.size > before;
+    return isLonger || this.filled.size > before;
   }
 
   /**
@@ -633,9 +645,16 @@ export class Table {
     const style = getComputedStyle(this.element);
     this.rowPixels = Number.parseFloat(style.getPropertyValue("--row")) || 28;
     this.charPixels = digitPixels(`${style.fontSize} ${style.fontFamily}`);
-    const needs = (/** @type {Column} */ column) => this.pixels(column, charactersOf(column));
+    // A text takes no more than it has ever needed: the room is for others.
+    const longest = (/** @type {Column} */ column) => this.longest.get(column) || Infinity;
+    const least = (/** @type {Column} */ column) => this.pixels(column, Math.min(charactersOf(column), longest(column)));
+    const most = (/** @type {Column} */ column) =>
+      Math.max(least(column), this.pixels(column, Math.min(column.wanted_width ?? 0, this.longest.get(column) ?? 0)));
     let room = width - (this.options.selectable ? SELECT_PIXELS : 0);
     let shown = this.wantedColumns();
+    // What a column wants makes others leave, unless those that never leave want too much.
+    const kept = shown.filter((column) => (column.importance ?? 5) === 0);
+    const needs = kept.reduce((all, column) => all + most(column), 0) <= room ? most : least;
     const sum = (/** @type {Column[]} */ columns) => columns.reduce((all, column) => all + needs(column), 0);
     if (this.chosen === undefined) {
       const sorted = this.sort === "" ? undefined : this.sortColumn();
@@ -662,7 +681,7 @@ export class Table {
     let left = room - sum(shown);
     const widths = shown.map(needs);
     const wishes = shown.map((column, index) =>
-      Math.max(0, this.pixels(column, column.max_width || charactersOf(column)) - (widths[index] ?? 0)),
+      Math.max(0, this.pixels(column, Math.min(column.max_width ?? 0, this.longest.get(column) ?? 0)) - (widths[index] ?? 0)),
     );
     const allWishes = wishes.reduce((all, each) => all + each, 0);
     if (left > 0 && allWishes > 0) {

@@ -38,6 +38,7 @@ async function mount(root, params, context) {
   let number = 0;
   const more = h("p", { class: "warn" });
   const filter = new FilterField({
+    onLeave: () => table.focus(),
     label: "Filter of blocks",
     keys,
     value: params.filter ?? "",

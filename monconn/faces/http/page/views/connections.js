@@ -11,7 +11,13 @@ import { formatCount, formatDuration } from "../units.js";
 
 /** A list may be this old: who asks within it shares one. */
 const MAX_AGE_SECONDS = 1;
-const UNREACHABLE_CHARACTERS = 28;
+/** @type {Record<string, Partial<Column>>} */
+const CHANGED = {
+  // "client unreachable for 12.3s" is worth more than many other columns.
+  state: { max_width: 28, wanted_width: 28 },
+  // Where there is no room for much: the name of a device says more than its number.
+  mqtt_client_id: { importance: 0.5 },
+};
 
 /**
  * @typedef {import("../types.js").Column} Column
@@ -73,8 +79,7 @@ export default {
   title: "Connections",
   async mount(root, params, context) {
     const { columns: known, keys } = await context.columns("connections");
-    // "client unreachable for 12.3s" is worth room that is left.
-    const columns = known.map((column) => (column.name === "state" ? { ...column, max_width: UNREACHABLE_CHARACTERS } : column));
+    const columns = known.map((column) => ({ ...column, ...CHANGED[column.name] }));
     let filter = params.filter ?? "";
     let sort = params.sort ?? "";
     /** Whether the last entry of the browser's history is one of somebody who types. */
@@ -159,6 +164,7 @@ export default {
     };
 
     const field = new FilterField({
+      onLeave: () => table.focus(),
       label: "Filter of connections",
       keys,
       value: filter,

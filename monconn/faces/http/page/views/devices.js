@@ -74,6 +74,7 @@ class DevicesView {
     this.service = servicePicker(context, { value: params.service ?? "", onChange: (service) => this.go({ service }) });
     this.period = periodPicker({ period: this.wanted(), onChange: (wanted) => this.go({ ...wanted }) });
     this.filter = new FilterField({
+      onLeave: () => this.table.focus(),
       label: "Filter of devices",
       keys,
       value: params.filter ?? "",

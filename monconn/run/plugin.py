@@ -22,7 +22,13 @@ from monconn.errors import ConfigError, ListenError, MonconnError, quoted
 from monconn.log import Logger
 from monconn.net.descriptors import raise_limit
 from monconn.run.application import Application
-from monconn.run.signals import StopSignals, abandon_pool_threads, end_hurried, end_soon
+from monconn.run.signals import (
+    StopSignals,
+    abandon_pool_threads,
+    end_beside_threads,
+    end_hurried,
+    end_soon,
+)
 from monconn.run.sources import fault, load
 
 CONFIG_VARIABLE = "MONCONN_CONFIG"
@@ -145,6 +151,7 @@ class _TwistdApp(Application):
         """Decide what signals do to the process, and that it ends once the reactor has stopped."""
         self._signals.install()
         abandon_pool_threads(self._reactor)
+        end_beside_threads(lambda: self._status)
         self._reactor.addSystemEventTrigger("after", "shutdown", lambda: end_soon(self._status))
 
     def startService(self) -> None:

@@ -51,6 +51,8 @@ let shown = null;
 let shownNumber = 0;
 /** Whether the view could not be shown, and may be with the next tick. */
 let hasFailed = false;
+/** Whether somebody may log in, or does, and is not to be asked again who is. */
+let isLoginShown = false;
 /** Where to go once somebody is logged in. */
 let wanted = "";
 
@@ -150,7 +152,12 @@ async function route() {
     return;
   }
   if (session === null) {
-    await begin();
+    if (isLoginShown) {
+      // Or the address of a link has changed once more, as its code was taken out of it.
+      wanted = location.hash === "" ? wanted : location.hash;
+    } else {
+      await begin();
+    }
     return;
   }
   const found = parseAddress();
@@ -321,6 +328,7 @@ async function begin() {
     if (error.status === 401) {
       await showLogin("");
     } else {
+      isLoginShown = false;
       replace(byId("main"), h("h1", null, error.title), h("p", null, error.detail || "This page tries again by itself."));
       setTimeout(begin, 2000);
     }
@@ -330,6 +338,7 @@ async function begin() {
     return;
   }
   session = found;
+  isLoginShown = false;
   live.start();
   await route();
 }
@@ -341,6 +350,7 @@ async function showLogin(problem) {
     wanted = location.hash;
   }
   session = null;
+  isLoginShown = true;
   columns = null;
   live.stop();
   drawHeader(null, "", { pages: [], link, logOut });

@@ -96,25 +96,25 @@ class Page:
 
     async def _look(self) -> None:
         live, sender = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)
-        lists, asker = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)
+        answers, requests = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)
         try:
             sender.write(f"GET /api/v1/live HTTP/1.1\r\n{self._head}\r\n".encode())
             while line := await live.readline():
                 if line == b"event: tick\n":
                     self._seen.ticks += 1
-                    await self._ask(lists, asker)
+                    await self._ask(answers, requests)
             self._seen.problems.append("a stream has ended")
         finally:
             sender.close()
-            asker.close()
+            requests.close()
 
-    async def _ask(self, lists: asyncio.StreamReader, asker: asyncio.StreamWriter) -> None:
+    async def _ask(self, answers: asyncio.StreamReader, requests: asyncio.StreamWriter) -> None:
         began = time.monotonic()
         target = f"/api/v1/connections?{self._query}"
-        asker.write(f"GET {target} HTTP/1.1\r\n{self._head}\r\n".encode())
-        head = (await lists.readuntil(b"\r\n\r\n")).decode()
+        requests.write(f"GET {target} HTTP/1.1\r\n{self._head}\r\n".encode())
+        head = (await answers.readuntil(b"\r\n\r\n")).decode()
         headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
-        body = await lists.readexactly(int(headers["content-length"]))
+        body = await answers.readexactly(int(headers["content-length"]))
         if not head.startswith("HTTP/1.1 200"):
             self._seen.problems.append(body.decode()[:200])
             return

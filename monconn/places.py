@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable
+from ipaddress import ip_network
 from typing import Generic, TypeVar
 
 Client = TypeVar("Client", bound=Hashable)
@@ -51,3 +52,13 @@ class Places(Generic[Client]):
     def leave(self, client: Client) -> None:
         """Give a place back; harmless for one that has none."""
         self._clients.pop(client, None)
+
+
+def network_of(ip: str) -> str:
+    """The network that one host may have to itself: an IPv4 address, or an IPv6 /64.
+
+    :param ip: may be empty, and have a zone.
+    """
+    if ":" not in ip:
+        return ip
+    return str(ip_network((ip.partition("%")[0], 64), strict=False))

@@ -11,32 +11,15 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from monconn.config.sections import DevicesConfig, HistoryConfig
 from monconn.devices.diagnosis import DeviceEnd, device_pattern
-from monconn.devices.service import DevicesService
 from monconn.errors import MonconnError, NotConfigured, UnknownDevice
 from monconn.ops.device import MOST_ROWS, DeviceStory
 from monconn.ops.device_rows import story_lines
 from monconn.ops.operations import Operations
 from monconn.ops.text_table import cell_width
 from monconn.policy.policy import Policy
-from monconn.sinks.history.service import HistoryService
 
-from .world import World
-
-
-class DeviceWorld(World):
-    def __init__(self, *services: str, **config: Any) -> None:
-        super().__init__(*services)
-        self.devices = DevicesService(DevicesConfig(**config), self.registry, self.clock)
-        self.operations = Operations(self.registry, self.clock, devices=self.devices)
-
-    def story(self, name: str, **arguments: Any) -> DeviceStory:
-        result: Any = self.result(self.operations.device(name, **arguments))
-        if isinstance(result, DeviceStory):
-            return result
-        result.raiseException()
-        raise AssertionError
+from .device_world import DeviceWorld
 
 
 @pytest.fixture
@@ -164,15 +147,8 @@ def test_json_of_a_story_has_all_of_it(world: DeviceWorld) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_only_the_history_knows_is_merged_without_duplicates(tmp_path: Path) -> None:
-    from twisted.internet import reactor
-
     world = DeviceWorld("web")
-    config = HistoryConfig(str(tmp_path / "history.db"))
-    history = HistoryService(config, world.registry, reactor, world.clock)
-    world.operations = Operations(
-        world.registry, world.clock, devices=world.devices, history=history
-    )
-    history.startService()
+    history = world.start_history(tmp_path)
     monitor = world.registry.get("web")
     for _ in range(3):
         (connection,) = world.connect("web", "10.0.0.7")

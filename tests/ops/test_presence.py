@@ -16,35 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from monconn.config.sections import DevicesConfig, HistoryConfig
-from monconn.devices.service import DevicesService
 from monconn.errors import MonconnError, NotConfigured, QuestionError
 from monconn.model.alarms import Alarm
 from monconn.ops.operations import Operations
-from monconn.ops.presence import MOST_INTERVALS, MOST_NAMES, Presence, merged, with_fewer
+from monconn.ops.presence import MOST_INTERVALS, MOST_NAMES, merged, with_fewer
 from monconn.sinks.history.presence import PastPresence, Wanted, presence_of
 from monconn.sinks.history.schema import open_read_only
-from monconn.sinks.history.service import HistoryService
 from monconn.sinks.history.store import Event
 from tests.properties import examples
 from tests.sinks.history.past import HOUR, NOON, closed, history
 from tests.sinks.history.version_1 import make_version_1
 
-from .world import World
-
-
-class DeviceWorld(World):
-    def __init__(self, *services: str, **config: Any) -> None:
-        super().__init__(*services)
-        self.devices = DevicesService(DevicesConfig(**config), self.registry, self.clock)
-        self.operations = Operations(self.registry, self.clock, devices=self.devices)
-
-    def presence(self, *names: str, **arguments: Any) -> Presence:
-        result: Any = self.result(self.operations.presence(names, **arguments))
-        if isinstance(result, Presence):
-            return result
-        result.raiseException()
-        raise AssertionError
+from .device_world import DeviceWorld
 
 
 @pytest.fixture
@@ -277,15 +260,8 @@ def test_many_short_connections_are_few_intervals(world: DeviceWorld) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_memory_and_history_together(tmp_path: Path) -> None:
-    from twisted.internet import reactor
-
     world = DeviceWorld("web")
-    config = HistoryConfig(str(tmp_path / "history.db"))
-    service = HistoryService(config, world.registry, reactor, world.clock)
-    world.operations = Operations(
-        world.registry, world.clock, devices=world.devices, history=service
-    )
-    service.startService()
+    service = world.start_history(tmp_path)
     monitor = world.registry.get("web")
     now = time.time()
     for began in (now - 300, now - 200):

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable
 from functools import partial
-from ipaddress import ip_network
 from operator import attrgetter
 from typing import Any
 
@@ -34,7 +33,7 @@ from monconn.ops.columns import Row
 from monconn.ops.feed import FeedEvent, Subscription
 from monconn.ops.operations import ChangeResult, Operations
 from monconn.ops.reload import ReloadResult
-from monconn.places import Places
+from monconn.places import Places, network_of
 from monconn.roles import Role
 from monconn.steps import RowSteps
 from monconn.turns import TurnQueue
@@ -113,7 +112,7 @@ class ControlFactory(Factory):
 
     def buildProtocol(self, addr: Any) -> ControlProtocol:
         """Implements ``IProtocolFactory.buildProtocol``."""
-        return ControlProtocol(self, _origin(getattr(addr, "host", "")))
+        return ControlProtocol(self, network_of(getattr(addr, "host", "")))
 
     def close(self) -> None:
         """Abort the connections of all clients, and deliver no more events to them."""
@@ -690,13 +689,6 @@ _COMMANDS: dict[bytes, type[amp.Command]] = {
 
 
 _origin_of: Callable[[ControlProtocol], str] = attrgetter("origin")
-
-
-def _origin(ip: str) -> str:
-    """The network that one host may have to itself: an IPv4 address, or an IPv6 /64."""
-    if ":" not in ip:
-        return ip
-    return str(ip_network((ip.partition("%")[0], 64), strict=False))
 
 
 def _changed(done: ChangeResult) -> dict[str, Any]:

@@ -91,11 +91,6 @@ def sort_reader(row_class: type[Row]) -> Callable[[str], str]:
 # -- plain values of bodies
 
 
-def body_text(value: Any) -> str:
-    """A text."""
-    return read_text(value)
-
-
 def body_flag(value: Any) -> bool:
     """``true`` or ``false``."""
     if not isinstance(value, bool):

@@ -32,8 +32,8 @@ _Owner = tuple[str, str]
 class _Walk:
     """A list of which a part was answered.
 
-    :param arguments: of the request, so that one who goes on with others learns that they are not
-        heeded.
+    :param arguments: of the request, so that one who goes on with others learns that they count for
+        nothing.
     """
 
     def __init__(

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from email.utils import formatdate
 from enum import Enum
 from http import HTTPStatus
-from ipaddress import ip_network
 from typing import Any
 
 import attrs
@@ -37,6 +36,7 @@ from monconn.clock import Clock
 from monconn.log import Logger
 from monconn.net.http.messages import Handler, Headers, Request, Response, Stream, problem
 from monconn.net.http.requests import Limits, Refused, RequestReader
+from monconn.places import network_of
 from monconn.turns import TurnQueue
 
 CLIENTS_PER_TURN = 8
@@ -675,13 +675,3 @@ class _StreamWriter:
 
     def stopProducing(self) -> None:
         """Implements ``IProducer.stopProducing``: the connection is lost."""
-
-
-def network_of(ip: str) -> str:
-    """The network that one host may have to itself: an IPv4 address, or an IPv6 /64.
-
-    :param ip: may be empty, and have a zone.
-    """
-    if ":" not in ip:
-        return ip
-    return str(ip_network((ip.partition("%")[0], 64), strict=False))

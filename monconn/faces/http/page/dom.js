@@ -75,7 +75,7 @@ export function svg(tag, props, ...children) {
  * @param {HTMLElement | SVGElement} element
  * @param {Record<string, any> | null} [props]
  */
-export function setProps(element, props) {
+function setProps(element, props) {
   for (const [name, value] of Object.entries(props ?? {})) {
     if (name.startsWith("on") && typeof value === "function") {
       element.addEventListener(name.slice(2), value);

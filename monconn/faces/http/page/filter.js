@@ -64,7 +64,7 @@ const KINDS = /** @type {Record<string, string>} */ ({
  * @param {string} text
  * @returns {Span[]}
  */
-export function termsOf(text) {
+function termsOf(text) {
   const spans = [];
   for (const found of text.matchAll(/(?:\\.|"(?:\\.|[^"\\])*"?|'[^']*'?|[^\s"'\\])+/gs)) {
     spans.push({ start: found.index, end: found.index + found[0].length, text: found[0] });

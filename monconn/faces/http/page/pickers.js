@@ -152,7 +152,7 @@ function localText(seconds) {
  * @param {Context} context
  * @returns {Promise<string[]>}
  */
-export async function serviceNames(context) {
+async function serviceNames(context) {
   const rows = context.live.tick?.services ?? (await get("services", { max_age: 5 })).rows;
   return rows.map((/** @type {import("./types.js").Row} */ row) => String(row.sid));
 }

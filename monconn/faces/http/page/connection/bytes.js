@@ -20,7 +20,7 @@ const MISSING = { up: "client", down: "backend" };
  * @param {string} base64
  * @returns {Uint8Array}
  */
-export function decodeBase64(base64) {
+function decodeBase64(base64) {
   const text = atob(base64);
   const bytes = new Uint8Array(text.length);
   for (let index = 0; index < text.length; index += 1) bytes[index] = text.charCodeAt(index);
@@ -35,7 +35,7 @@ export function decodeBase64(base64) {
  * @param {number} columns Bytes in a line.
  * @returns {string}
  */
-export function hexDump(bytes, offset, columns) {
+function hexDump(bytes, offset, columns) {
   const lines = [];
   const digits = columns < 16 ? 4 : 6;
   for (let start = 0; start < bytes.length; start += columns) {
@@ -53,7 +53,7 @@ export function hexDump(bytes, offset, columns) {
  * @param {Uint8Array} bytes
  * @returns {string}
  */
-export function plainText(bytes) {
+function plainText(bytes) {
   const text = new TextDecoder("utf-8").decode(bytes);
   return text
     .split(/\r?\n/)

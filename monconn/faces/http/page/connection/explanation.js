@@ -32,7 +32,7 @@ export async function explain(word, kind) {
  * @param {string} command
  * @param {Row} row
  */
-export function filledIn(command, row) {
+function filledIn(command, row) {
   const name = row.facts?.mqtt_client_id;
   /** @type {Record<string, unknown>} */
   const words = {

@@ -35,7 +35,7 @@ const ENDS = /** @type {Record<string, string>} */ ({
  * @param {Row} row
  * @returns {Moment[]}
  */
-export function momentsOf(row) {
+function momentsOf(row) {
   /** @type {Moment[]} */
   const moments = [{ key: "accepted", seconds: 0, text: "Client accepted", tone: "" }];
   const add = (/** @type {Moment} */ moment) => moments.push(moment);

@@ -29,7 +29,7 @@ const CHANGED = {
  *
  * @param {Row} row
  */
-export function unreachableText(row) {
+function unreachableText(row) {
   const seconds = { client: row.client_unreachable_seconds, backend: row.backend_unreachable_seconds };
   const found = Object.entries(seconds).filter(([, each]) => each !== null && each !== undefined);
   if (row.state === "closed" || found.length === 0) {
@@ -45,7 +45,7 @@ export function unreachableText(row) {
  * @param {Column} column
  * @param {Row} row
  */
-export function connectionValue(column, row) {
+function connectionValue(column, row) {
   if (column.name === "state") {
     return unreachableText(row) || (row.state === "open" && row.is_limited ? "limited" : row.state);
   }
@@ -63,7 +63,7 @@ const STATE_CLASSES = /** @type {Record<string, string>} */ ({
  * @param {Column} column
  * @param {Row} row
  */
-export function connectionClass(column, row) {
+function connectionClass(column, row) {
   if (column.name === "state") {
     const state = String(connectionValue(column, row));
     return state.includes("unreachable") ? "bad" : (STATE_CLASSES[state] ?? "");

@@ -21,6 +21,7 @@ from monconn.clock import MonotonicClock
 from monconn.config.sections import MetricsConfig
 from monconn.monitor.registry import Registry
 from monconn.net.http import server as http_server
+from monconn.net.http import writing
 from monconn.net.http.requests import Limits
 from monconn.sinks.metrics import encoding
 from monconn.sinks.metrics.figures import Sample
@@ -211,7 +212,7 @@ def test_an_answer_that_is_not_read_costs_one_piece_and_ends(
     encode_to(monkeypatch, b"x" * 10_000_000)
     client = world.connect(GET)
     world.encode()
-    assert client.unread <= http_server.PIECE_BYTES + 500
+    assert client.unread <= writing.PIECE_BYTES + 500
     world.clock.advance(http_server.ANSWER_SECONDS)
     assert client.how_closed == "aborted"
 
@@ -223,7 +224,7 @@ def test_a_long_answer_is_complete_in_pieces(world: World, monkeypatch: pytest.M
     world.encode()
     client.read_all()
     assert client.written.partition(b"\r\n\r\n")[2] == body
-    assert client.most_unread <= http_server.PIECE_BYTES + 500
+    assert client.most_unread <= writing.PIECE_BYTES + 500
 
 
 def test_what_the_kernel_has_of_an_answer_is_still_delivered(world: World) -> None:
@@ -287,7 +288,7 @@ def test_one_who_has_its_answer_is_displaced_before_one_who_asks(world: World) -
 def test_one_who_does_not_read_is_displaced_before_one_who_does(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode_to(monkeypatch, bytes(10 * http_server.PIECE_BYTES))
+    encode_to(monkeypatch, bytes(10 * writing.PIECE_BYTES))
     reader = world.connect(GET)
     stuck = [world.connect(GET) for _ in range(MOST_CLIENTS - 1)]
     for _ in range(2):
@@ -297,7 +298,7 @@ def test_one_who_does_not_read_is_displaced_before_one_who_does(
         world.connect(GET)
     assert [each.how_closed for each in stuck[:4]] == [*["aborted"] * 3, None]
     reader.read_all()
-    assert len(reader.written) > 10 * http_server.PIECE_BYTES
+    assert len(reader.written) > 10 * writing.PIECE_BYTES
     world.encode()
 
 

@@ -23,8 +23,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
-    IPullProducer,
-    IPushProducer,
     ISSLTransport,
 )
 from twisted.internet.protocol import Factory, Protocol
@@ -36,6 +34,7 @@ from monconn.clock import Clock
 from monconn.log import Logger
 from monconn.net.http.messages import Handler, Headers, Request, Response, Stream, problem
 from monconn.net.http.requests import Limits, Refused, RequestReader
+from monconn.net.http.writing import ClientWriter, PieceProducer, in_pieces
 from monconn.places import network_of
 from monconn.turns import TurnQueue
 
@@ -54,17 +53,12 @@ bytes resets the connection, and the client may lose the answer (RFC 9112, 9.6).
 MOST_LINGER_BYTES = 1 << 20
 MOST_HELD_BYTES = 1 << 14
 """Of requests that wait for their turn: from here on no more is read, so one read more is held."""
-PIECE_BYTES = 1 << 16
-"""Of an answer, written at a time: a client that does not read costs no more memory than this, as
-the answer itself is shared."""
 MOST_BODIES_BYTES = 64 << 20
 """Of all answers that are being written, one that several clients share counting once. For one more
 the client is disconnected that has longest taken nothing."""
 MOST_LEAVING = 64
 """Clients that have all they get, and whose connection is not closed yet: TLS has an end of its
 own, which they may wait with. More are disconnected at once."""
-MOST_UNSENT_BYTES = 1 << 20
-"""What a stream may write although its client is slow; one that writes more is ended."""
 
 
 class HttpFactory(Factory):
@@ -239,7 +233,7 @@ class _Client(Protocol):
         self._lingering_bytes = 0
         self._awaited: Deferred[Response] | None = None
         self._answer_body = b""
-        self._writer: _StreamWriter | None = None
+        self._writer: ClientWriter | None = None
         self._deadline: IDelayedCall | None = None
 
     @property
@@ -401,12 +395,12 @@ class _Client(Protocol):
             head = self._head_of(exchange, response)
         if self._reader.is_head or response.status in (204, 304):
             _drop(response)
-            self._write(_pieces(exchange, head, b""))
+            self._write(in_pieces(exchange, head, b""))
         elif isinstance(response.body, bytes):
             if response.body:
                 self._answer_body = response.body
                 self.factory.hold(response.body)
-            self._write(_pieces(exchange, head, response.body))
+            self._write(in_pieces(exchange, head, response.body))
         else:
             self._stream(exchange, head, response.body)
 
@@ -431,7 +425,7 @@ class _Client(Protocol):
         self._phase = _Phase.ANSWERED
         self._set_deadline(ANSWER_SECONDS)
         # Calls resumeProducing at once.
-        self.transport.registerProducer(_PieceProducer(self, pieces), False)
+        self.transport.registerProducer(PieceProducer(self, pieces), False)
 
     def touch(self) -> None:
         """It has taken a piece of its answer: grant it time for the next."""
@@ -483,7 +477,7 @@ class _Client(Protocol):
         self.factory.clients.pop(self, None)
         self.factory.streams.add(self)
         self.set_no_deadline()
-        writer = self._writer = _StreamWriter(self, exchange, body)
+        writer = self._writer = ClientWriter(self, exchange, body)
         self.transport.write(head)
         self.transport.registerProducer(writer, True)
         if self._is_over:  # the connection was lost by that
@@ -587,91 +581,7 @@ class _Client(Protocol):
             self.leave()
 
 
-@implementer(IPullProducer)
-class _PieceProducer:
-    """Writes an answer piece by piece, as the client takes them."""
-
-    def __init__(self, client: _Client, pieces: Iterator[bytes]) -> None:
-        self._client = client
-        self._pieces = pieces
-
-    def resumeProducing(self) -> None:
-        """Implements ``IPullProducer.resumeProducing``: the kernel has what was written."""
-        # An empty piece would not be asked after: nothing of it is sent.
-        piece = next(filter(None, self._pieces), None)
-        self._client.touch()
-        if piece is not None:
-            self._client.transport.write(piece)
-        else:
-            self._client.transport.unregisterProducer()
-            self._client.answered()
-
-    def stopProducing(self) -> None:
-        """Implements ``IProducer.stopProducing``: the connection is lost."""
-
-
 def _drop(response: Response) -> None:
     """Do not send an answer, of which only a stream has to know."""
     if not isinstance(response.body, bytes):
         response.body.stop()
-
-
-def _pieces(exchange: h11.Connection, head: bytes, body: bytes) -> Iterator[bytes]:
-    yield head + exchange.send(h11.Data(data=body[:PIECE_BYTES]))
-    for start in range(PIECE_BYTES, len(body), PIECE_BYTES):
-        yield exchange.send(h11.Data(data=body[start : start + PIECE_BYTES]))
-    yield exchange.send(h11.EndOfMessage())
-
-
-@implementer(IPushProducer)
-class _StreamWriter:
-    """Where a stream writes to."""
-
-    def __init__(self, client: _Client, exchange: h11.Connection, stream: Stream) -> None:
-        self._client = client
-        self._exchange = exchange
-        self._stream = stream
-        self._is_over = False
-        self._unsent_bytes = 0
-        self.is_slow = False
-        """Implements ``StreamWriter.is_slow``."""
-
-    def write(self, data: bytes) -> None:
-        """Implements ``StreamWriter.write``."""
-        if self._is_over or not data:
-            return
-        if self.is_slow:
-            self._unsent_bytes += len(data)
-            if self._unsent_bytes > MOST_UNSENT_BYTES:
-                self._client.abort()
-                return
-        self._client.transport.write(self._exchange.send(h11.Data(data=data)))
-
-    def finish(self) -> None:
-        """Implements ``StreamWriter.finish``."""
-        if not self._is_over:
-            self._is_over = True
-            self._client.stream_finished(self._exchange.send(h11.EndOfMessage()))
-
-    def stop(self) -> None:
-        """The client has left."""
-        if not self._is_over:
-            self._is_over = True
-            self._stream.stop()
-
-    def pauseProducing(self) -> None:
-        """Implements ``IPushProducer.pauseProducing``: the client is slow."""
-        if not self.is_slow:
-            self.is_slow = True
-            self._unsent_bytes = 0
-            self._client.stream_stalled()
-
-    def resumeProducing(self) -> None:
-        """Implements ``IPushProducer.resumeProducing``: it has taken all that was written."""
-        if self.is_slow and not self._is_over:
-            self.is_slow = False
-            self._client.set_no_deadline()
-            self._stream.resume()
-
-    def stopProducing(self) -> None:
-        """Implements ``IProducer.stopProducing``: the connection is lost."""

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from monconn.faces.http.service import make_factory
 from monconn.net.http import requests as http_requests
 from monconn.net.http import server as http_server
+from monconn.net.http import writing
 from monconn.net.http.messages import Answer, Request, Response, StreamWriter
 from monconn.net.http.requests import Limits
 from monconn.net.http.server import HttpFactory
@@ -200,7 +201,7 @@ def test_bytes_of_a_request_grant_it_no_more_time(either: World) -> None:
 def test_an_answer_that_is_not_read_costs_one_piece_and_ends(either: World) -> None:
     either.answers["/"] = lambda: Response(200, b"x" * 10_000_000)
     client = either.connect(GET)
-    assert client.unread <= http_server.PIECE_BYTES + 500
+    assert client.unread <= writing.PIECE_BYTES + 500
     either.clock.advance(http_server.ANSWER_SECONDS)
     assert client.how_closed == "aborted"
 
@@ -211,7 +212,7 @@ def test_a_long_answer_is_complete_in_pieces(either: World) -> None:
     client = either.connect(GET)
     client.read_all()
     assert body_of(client) == body
-    assert client.most_unread <= http_server.PIECE_BYTES + 500
+    assert client.most_unread <= writing.PIECE_BYTES + 500
 
 
 def test_answers_that_are_not_read_take_so_much_together(either: World) -> None:
@@ -712,10 +713,10 @@ def test_a_client_that_does_not_read_its_stream_loses_it(world: World) -> None:
 def test_what_is_written_to_a_slow_client_is_bounded(world: World) -> None:
     events = streaming(world)
     client = world.connect(get(b"/events"))
-    for _ in range(2 * http_server.MOST_UNSENT_BYTES // 1000):
+    for _ in range(2 * writing.MOST_UNSENT_BYTES // 1000):
         events.write(b"x" * 1000)
     assert (client.how_closed, events.stopped) == ("aborted", 1)
-    assert client.unread < http_server.MOST_UNSENT_BYTES + (1 << 17)
+    assert client.unread < writing.MOST_UNSENT_BYTES + (1 << 17)
 
 
 @pytest.mark.parametrize("leave", ["connectionLost", "readConnectionLost", "stop"])
